@@ -1,0 +1,1 @@
+//! Client for Tidegauge: producer, hot reader and query

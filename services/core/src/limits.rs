@@ -1,0 +1,127 @@
+//! Every limit and default of the platform, each with its reason. Change one here and nowhere else.
+
+use std::time::Duration;
+
+/// Bytes of a tenant id: a DNS label, so that it can become a host name or a bucket prefix.
+pub const TENANT_ID_BYTES_MAX: usize = 63;
+/// Bytes of a metric name: fits a DynamoDB sort key together with its other parts.
+pub const METRIC_NAME_BYTES_MAX: usize = 255;
+/// Bytes of an event type: same reason as a metric name.
+pub const EVENT_TYPE_BYTES_MAX: usize = 255;
+/// Bytes of `source` and of `version`: names of programs, not payloads.
+pub const SOURCE_BYTES_MAX: usize = 255;
+/// Dimensions of one event: more is a document, not a measurement.
+pub const DIMENSIONS_MAX: usize = 64;
+/// Bytes of a dimension's key.
+pub const DIMENSION_KEY_BYTES_MAX: usize = 128;
+/// Bytes of a dimension's value.
+pub const DIMENSION_VALUE_BYTES_MAX: usize = 256;
+/// Events in one request: bounds the verdict list and the time a request holds a core.
+pub const EVENTS_PER_REQUEST_MAX: usize = 10_000;
+/// Bytes of one request on the wire; larger ones are refused before they are decoded.
+pub const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one answer on the wire; Flight batches are cut to fit, BI tools refuse 16 MiB.
+pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one log record with its key: the limit of a Kinesis record is 1 MiB; some room for its own framing.
+pub const RECORD_BYTES_MAX: usize = 1_000_000;
+/// Verdicts sent back in one answer: the first ones tell the caller what is wrong, the count tells how much.
+pub const VERDICTS_MAX: usize = 10_000;
+
+/// Shards of the embedded log: two cores keep four busy, and a tenant's order needs only one.
+pub const SHARDS: u32 = 4;
+/// Length of a window.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// How long after its end a window waits for events before it closes.
+pub const ALLOWED_LATENESS: Duration = Duration::from_secs(5 * 60);
+/// Silence after which an idle key's watermark follows the clock.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Age, behind the watermark that events set, beyond which a LIVE event becomes a dead letter.
+pub const LATENESS_HORIZON: Duration = Duration::from_secs(24 * 3600);
+/// How far ahead of the clock an event's time may be: clocks of honest emitters differ by less.
+pub const FUTURE_TOLERANCE: Duration = Duration::from_secs(10 * 60);
+/// Earliest event time accepted, 2000-01-01T00:00:00Z in Unix nanoseconds: earlier ones are unset clocks.
+pub const EVENT_TIME_MIN_NS: i64 = 946_684_800_000_000_000;
+/// Longest time between two checkpoints of a shard that has new records.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Bytes of log between two checkpoints: bounds what a restart replays.
+pub const CHECKPOINT_LOG_BYTES: u64 = 128 << 20;
+/// Age at which what waits in a key is published.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(60);
+/// Objects that one shard writes a second, on average, while it is not pressed for memory.
+pub const PUBLISH_OBJECTS_PER_SECOND: u32 = 10;
+/// Sequences remembered for a producer.
+pub const DEDUP_SEQUENCES: usize = 4_096;
+/// Time for which a silent producer is remembered.
+pub const DEDUP_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Kept producers of one tenant; one more is refused, because a kept floor never expires.
+pub const KEPT_PRODUCERS_MAX: usize = 100_000;
+/// Fresh producers remembered for one tenant; over it the one silent for longest is forgotten first.
+pub const FRESH_PRODUCERS_MAX: usize = 100_000;
+/// Series (metrics) of one tenant: bounds the state and the hot store.
+pub const SERIES_PER_TENANT_MAX: usize = 100_000;
+/// Rows (unpublished windows, waiting corrections, backfill sums) of one shard in memory; reached, a cut is forced.
+pub const STATE_ROWS_MAX: usize = 1_000_000;
+/// Time for which the log keeps a record, if nothing needs it longer.
+pub const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of one segment file of the log.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of one group commit: beyond about 1 MB a sync takes longer per byte (ceilings: 4 MB take 15 ms).
+pub const GROUP_COMMIT_BYTES: usize = 1 << 20;
+/// Bytes waiting for the log in one shard before ingest refuses requests with RESOURCE_EXHAUSTED.
+pub const INGEST_QUEUE_BYTES: usize = 32 << 20;
+/// Share of the disk that stays free, in percent; the larger of this and [`DISK_RESERVE_BYTES`] counts.
+pub const DISK_RESERVE_PERCENT: u64 = 5;
+/// Bytes of disk that stay free, so that state and lake can still be written when ingest has stopped.
+pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
+
+/// Shortest time between two pushes to hot-metric: coalesces bursts.
+pub const HOT_PUSH_INTERVAL_MIN: Duration = Duration::from_millis(5);
+/// Longest time a change waits for its push while the previous one is acknowledged.
+pub const HOT_PUSH_INTERVAL_MAX: Duration = Duration::from_millis(20);
+/// Updates buffered for one watcher; one that is slower is told how many it missed.
+pub const WATCH_BUFFER: usize = 1_024;
+/// Entries of one page of a list.
+pub const PAGE_SIZE_MAX: usize = 1_000;
+/// Entries of a page when the caller names no size.
+pub const PAGE_SIZE_DEFAULT: usize = 100;
+/// Metrics of one batch get.
+pub const BATCH_GET_MAX: usize = 1_000;
+
+/// Bytes of a SQL text: checked before parsing, because a parser's stack grows with it.
+pub const SQL_BYTES_MAX: usize = 64 << 10;
+/// Terms (tokens) of a SQL text: planning time grows faster than their number.
+pub const SQL_TOKENS_MAX: usize = 5_000;
+/// Nesting of parentheses, brackets and CASE in a SQL text.
+pub const SQL_DEPTH_MAX: usize = 50;
+/// Stack of a thread that parses or plans.
+pub const PLANNING_STACK_BYTES: usize = 16 << 20;
+/// Wall time of one query.
+pub const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Memory of one query.
+pub const QUERY_MEMORY_BYTES: usize = 256 << 20;
+/// Bytes of lake objects that one query may read.
+pub const QUERY_SCAN_BYTES_MAX: u64 = 8 << 30;
+/// Rows of one result.
+pub const QUERY_ROWS_MAX: u64 = 50_000_000;
+/// Queries of one tenant that run at once; further ones wait.
+pub const QUERIES_PER_TENANT: usize = 4;
+/// Queries of one tenant that wait; further ones are refused with RESOURCE_EXHAUSTED.
+pub const QUERIES_WAITING_PER_TENANT: usize = 64;
+
+/// Events a second that one tenant may publish, unless configured.
+pub const QUOTA_EVENTS_PER_SECOND: u64 = 10_000_000;
+/// Bytes a second that one tenant may publish, unless configured.
+pub const QUOTA_BYTES_PER_SECOND: u64 = 1 << 30;
+
+/// Requests in flight on one HTTP/2 connection.
+pub const CONCURRENT_STREAMS: u32 = 1_000;
+/// HTTP/2 frame: fewer, larger frames cost less per byte.
+pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+/// HTTP/2 window of one stream.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// HTTP/2 window of one connection.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Bytes of the headers of one request: JDBC clients send more than 8 KiB.
+pub const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
+/// Time a drain may take before the process leaves anyway.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,1 @@
+//! Embedded backends: log, hot store, checkpoints, local lake

@@ -1,0 +1,1 @@
+//! Hot-metric service

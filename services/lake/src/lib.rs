@@ -1,0 +1,1 @@
+//! The lake: paths, schemas, objects, footers and the hour index

@@ -1,0 +1,1 @@
+//! The one server builder: layers, interceptor, limits, health, reflection, errors

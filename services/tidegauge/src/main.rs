@@ -1,0 +1,3 @@
+//! Tidegauge: command line and server.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Development commands of Tidegauge.
+
+fn main() {}
