@@ -1,1 +1,18 @@
-//! End-to-end tests of Tidegauge
+//! What the end-to-end tests share besides the process harness: clients, events, waiting.
+
+pub mod events;
+pub mod wait;
+
+pub use tidegauge_harness::{Server, ServerOptions, Token, binary, token};
+
+use tidegauge_client::{Client, ClientOptions};
+
+/// A client of the server with this token, for one tenant.
+///
+/// # Panics
+/// When the server does not accept.
+pub async fn client(server: &Server, token: &str, tenant: Option<&str>) -> Client {
+    let options =
+        ClientOptions { endpoint: server.endpoint(), token: Some(token.to_owned()), tenant: tenant.map(str::to_owned) };
+    Client::connect(options).await.expect("the server accepts")
+}

@@ -1,0 +1,238 @@
+//! Starts the real Tidegauge process, and the command line beside it. Only the standard library, so that `cargo xtask` stays
+//! quick to build; the end-to-end tests add the client.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// A credential for tests.
+pub type Token = String;
+
+/// Path of the binary: `TIDEGAUGE_BIN`, or beside the test executable in the target folder.
+///
+/// # Panics
+/// When there is none, with what to do.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TIDEGAUGE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a running test has a path");
+    let folder = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+    let path = folder.join("tidegauge");
+    assert!(
+        path.exists(),
+        "{} does not exist: run `cargo build -p tidegauge` first, or `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// How a server is started.
+#[derive(Debug, Clone, Default)]
+pub struct ServerOptions {
+    /// The binary; [`binary`] finds one when this is not set.
+    pub binary: Option<PathBuf>,
+    /// Further arguments of `serve`.
+    pub arguments: Vec<String>,
+    /// Environment, mostly settings (`TIDEGAUGE_<SECTION>_<KEY>`).
+    pub environment: Vec<(String, String)>,
+}
+
+impl ServerOptions {
+    /// Short intervals, so that windows close and are published within seconds.
+    pub fn quick() -> Self {
+        let settings = [
+            ("TIDEGAUGE_WINDOW_IDLE_TIMEOUT", "1s"),
+            ("TIDEGAUGE_PUBLISH_INTERVAL", "500ms"),
+            ("TIDEGAUGE_PUBLISH_CHECKPOINT_INTERVAL", "300ms"),
+        ];
+        Self {
+            binary: None,
+            arguments: Vec::new(),
+            environment: settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(),
+        }
+    }
+
+    /// Sets one setting.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A running server. Dropping it kills it; what it wrote to standard error is shown if the test fails.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    binary: PathBuf,
+    data_dir: PathBuf,
+    /// `127.0.0.1:port` of gRPC.
+    pub grpc: String,
+    /// `127.0.0.1:port` of HTTP.
+    pub http: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// Starts a server and waits until it accepts.
+    ///
+    /// # Panics
+    /// When it does not start; the text holds what it wrote.
+    pub fn start(data_dir: &Path, options: &ServerOptions) -> Self {
+        Self::try_start(data_dir, options).unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+    }
+
+    /// Starts a server.
+    ///
+    /// # Errors
+    /// What it wrote to standard error, when it ended instead of listening.
+    pub fn try_start(data_dir: &Path, options: &ServerOptions) -> Result<Self, String> {
+        let binary = options.binary.clone().unwrap_or_else(binary);
+        let mut command = Command::new(&binary);
+        command
+            .args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .args(&options.arguments)
+            .envs(options.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
+
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("standard error is piped");
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = sink.lock().expect("no holder panics");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+
+        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let mut first = String::new();
+        loop {
+            first.clear();
+            let read = stdout.read_line(&mut first).unwrap_or(0);
+            if read == 0 {
+                let status = child.wait().map(|s| s.to_string()).unwrap_or_default();
+                let log = log.lock().expect("no holder panics").clone();
+                return Err(format!("{log}{status}"));
+            }
+            if first.starts_with("listening ") {
+                break;
+            }
+        }
+        std::thread::spawn(move || {
+            let mut rest = Vec::new();
+            let _ = stdout.read_to_end(&mut rest);
+        });
+        let address = |name: &str| {
+            let found = first.split_whitespace().find_map(|word| word.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("no {name} in {first:?}")).to_owned()
+        };
+        Ok(Self { binary, data_dir: data_dir.to_owned(), grpc: address("grpc="), http: address("http="), child, log })
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// `http://…` of gRPC.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    /// What the server has written to standard error.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no holder panics").clone()
+    }
+
+    /// Makes a token offline, with the data directory's signing key.
+    pub fn token(&self, user: &str, role: &str, tenants: &[&str]) -> Token {
+        make_token(&self.binary, &self.data_dir, user, role, tenants)
+    }
+
+    /// Ends the process at once, as a power cut of the process would.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a killed child ends");
+        std::mem::take(&mut self.data_dir)
+    }
+
+    /// Asks the process to end and waits for it.
+    pub fn terminate(mut self) -> (ExitStatus, String) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
+        assert!(sent.success(), "kill -TERM {pid}");
+        let status = self.child.wait().expect("a child can be awaited");
+        (status, self.log())
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(mut self) -> (ExitStatus, PathBuf) {
+        let status = self.child.wait().expect("a child can be awaited");
+        (status, std::mem::take(&mut self.data_dir))
+    }
+
+    /// Id of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the process still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Runs the command line against this server.
+    pub fn cli<S: AsRef<OsStr>>(&self, token: &str, arguments: &[S]) -> Output {
+        Command::new(&self.binary)
+            .args(arguments)
+            .env("TIDEGAUGE_ENDPOINT", self.endpoint())
+            .env("TIDEGAUGE_TOKEN", token)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary runs")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- server's log\n{}", self.log());
+        }
+    }
+}
+
+/// Makes a token with the signing key of a data directory.
+///
+/// # Panics
+/// When the command fails.
+pub fn token(data_dir: &Path, user: &str, role: &str, tenants: &[&str]) -> Token {
+    make_token(&binary(), data_dir, user, role, tenants)
+}
+
+fn make_token(binary: &Path, data_dir: &Path, user: &str, role: &str, tenants: &[&str]) -> Token {
+    let mut command = Command::new(binary);
+    command.args(["token", "create", "--user", user, "--role", role, "--ttl", "1h", "--data-dir"]).arg(data_dir);
+    match tenants {
+        [] => {
+            command.arg("--all-tenants");
+        }
+        tenants => {
+            command.args(tenants.iter().flat_map(|t| ["--tenant", t]));
+        }
+    }
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "token create: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a token is text").trim().to_owned()
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use anyhow::{Result, bail};
+
+use crate::environment::{cargo, root, target};
+use crate::python;
+
+pub(crate) fn run_command_env(command: &mut std::process::Command) -> &mut std::process::Command {
+    command.env("TIDEGAUGE_BIN", target().join("debug/tidegauge"))
+}
+
+pub(crate) fn run(flags: &[&str]) -> Result<()> {
+    let rust_only = match flags {
+        [] => false,
+        ["--rust-only"] => true,
+        other => bail!("unknown flags {other:?}; only --rust-only is known"),
+    };
+    // The reader's environment first: a missing toolchain should be told before minutes of compiling.
+    let interpreter = if rust_only { None } else { Some(python::interpreter()?) };
+
+    crate::environment::run(cargo().args(["build", "--workspace", "--bins"]))?;
+    crate::environment::run(run_command_env(cargo().args(["test", "--workspace", "--quiet"])))?;
+
+    match interpreter {
+        None => println!("left out with --rust-only: the Python readers (DuckDB, pyarrow, ADBC Flight SQL)"),
+        Some(interpreter) => {
+            let mut readers = std::process::Command::new(interpreter);
+            readers.current_dir(root()).arg("tests/interop/readers.py");
+            crate::environment::run(run_command_env(&mut readers))?;
+        }
+    }
+    Ok(())
+}
