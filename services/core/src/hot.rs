@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 pub use crate::error::StoreError;
-use crate::ids::{Key, MetricName, Ordinal};
+use crate::ids::{Key, MetricName, Ordinal, ShardId};
 use crate::scope::{ScopedTenant, SystemAuthority};
 
 /// Version of what hot-metric holds for a key: compared field by field in this order. All values are absolute, so a
@@ -89,7 +89,7 @@ pub struct LiveSnapshot {
     pub meta: KeyMeta,
     /// All rows that start at or after the boundary; in no order.
     pub windows: Vec<LiveWindow>,
-    /// False while a store that lost its content waits for a full snapshot: it must not answer short.
+    /// False while the key's windows may not all be there: no update of it has replaced them all so far.
     pub complete: bool,
 }
 
@@ -113,8 +113,12 @@ pub struct KeyUpdate {
 /// - `apply` returns Ok only when all updates are durable. Each key's update is atomic for readers: no reader sees its
 ///   meta without its windows. An update whose version is not above the stored one is ignored (idempotence, fencing).
 ///   Windows that end at or before the new boundary are removed in the same step.
-/// - `live` is one consistent state of the key, `None` for a key never seen.
+/// - `live` is one consistent state of the key; a key never seen is not in it. A key is complete from its first update
+///   with `replaces_windows` on.
 /// - Reads see everything whose `apply` has returned.
+/// - `hold_shard` notes durably that the store has held every key of a shard since; `held_shards` gives the notes back.
+///   A store that lost its content has none, and so nobody takes a missing key for one that does not exist. Notes for
+///   another number of shards are dropped by the next `hold_shard`: keys lie otherwise then.
 #[async_trait]
 pub trait HotStore: Send + Sync + std::fmt::Debug + 'static {
     /// Applies updates durably; the result tells per update whether it was newer and so applied.
@@ -138,6 +142,12 @@ pub trait HotStore: Send + Sync + std::fmt::Debug + 'static {
         limit: usize,
     ) -> Result<Vec<CurrentValue>, StoreError>;
 
-    /// The live state of every key of the tenant.
+    /// The live state of every key of the tenant, sorted by key.
     async fn live(&self, tenant: &ScopedTenant) -> Result<Vec<(Key, LiveSnapshot)>, StoreError>;
+
+    /// Notes durably that every key of `shard` (of `shards`) has been applied.
+    async fn hold_shard(&self, authority: &SystemAuthority, shard: ShardId, shards: u32) -> Result<(), StoreError>;
+
+    /// The shards noted by `hold_shard`, with the number of shards they were counted by; sorted.
+    async fn held_shards(&self, authority: &SystemAuthority) -> Result<Vec<(ShardId, u32)>, StoreError>;
 }
