@@ -20,7 +20,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The types of Arrow Flight come from the crate arrow-flight; only its description is ours.
     let mut own = set;
     own.file.retain(|file| !file.package().starts_with("arrow."));
-    tonic_prost_build::configure().bytes(".").compile_fds(own)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(own.clone())?;
+
+    // Ingest's hot path takes and sends requests as bytes: the same service once more, its requests of raw types.
+    let raw = out.join("raw");
+    std::fs::create_dir_all(&raw)?;
+    own.file.retain(|file| !file.service.iter().any(|s| s.name() != "IngestService"));
+    tonic_prost_build::configure()
+        .out_dir(raw)
+        .extern_path(".tidegauge.stream.v1", "crate::stream::v1")
+        .extern_path(".tidegauge.freshness.v1", "crate::freshness::v1")
+        .extern_path(".tidegauge.ingest.v1", "crate::ingest::v1")
+        .extern_path(".tidegauge.ingest.v1.PublishRequest", "crate::raw::RawPublishRequest")
+        .extern_path(".tidegauge.ingest.v1.PublishStreamRequest", "crate::raw::RawPublishStreamRequest")
+        .compile_fds(own)?;
     Ok(())
 }
 

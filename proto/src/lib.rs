@@ -5,6 +5,10 @@
 //! Flight's included. Start with [`ingest`] and [`stream`].
 
 pub mod convert;
+pub mod raw;
+
+/// Every limit of the platform, for clients, which know this crate but not the core.
+pub use tidegauge_core::limits;
 
 /// Encoded `google.protobuf.FileDescriptorSet` of every contract, with imports.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
