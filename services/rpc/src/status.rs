@@ -1,0 +1,51 @@
+//! The one place where an error becomes a gRPC status.
+
+use std::time::Duration;
+
+use tidegauge_core::{ErrorKind, ServiceError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// `google.rpc.ErrorInfo.domain` of every error of the platform.
+pub const DOMAIN: &str = "tidegauge";
+
+/// Time after which to try again when a library answered RESOURCE_EXHAUSTED or UNAVAILABLE and named none.
+const RETRY_DEFAULT: Duration = Duration::from_secs(1);
+
+/// The canonical code of an error kind.
+const fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Aborted => Code::Aborted,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// Makes the status of an error, with its `google.rpc` details: `ErrorInfo` always, `BadRequest` with a violation per
+/// refused field, `RetryInfo` where a time to retry is known, `QuotaFailure` where a quota was exceeded.
+pub fn status(error: ServiceError) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason, DOMAIN, std::collections::HashMap::new());
+    for field in error.fields {
+        details.add_bad_request_violation(field.field, field.description);
+    }
+    if let Some((subject, description)) = error.quota {
+        details.add_quota_failure_violation(subject, description);
+    }
+    let needs_retry = matches!(error.kind, ErrorKind::ResourceExhausted | ErrorKind::Unavailable);
+    if let Some(after) = error.retry_after.or(needs_retry.then_some(RETRY_DEFAULT)) {
+        details.set_retry_info(Some(after));
+    }
+    Status::with_error_details(code(error.kind), error.message, details)
+}
