@@ -21,13 +21,7 @@ pub fn event(metric: &str, value: f64, time_ns: i64) -> Event {
 
 /// A LIVE request of rows.
 pub fn live(producer: u8, sequence: u64, events: Vec<Event>) -> PublishRequest {
-    PublishRequest {
-        producer_id: vec![producer; 16].into(),
-        sequence,
-        mode: Mode::Live as i32,
-        events,
-        columns: None,
-    }
+    PublishRequest { producer_id: vec![producer; 16].into(), sequence, mode: Mode::Live as i32, events, columns: None }
 }
 
 /// `count` events of one metric, one second apart, up to `end_ns`.

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share besides the process harness: clients, events, waiting.
 
 pub mod events;
+pub mod raw;
 pub mod wait;
 
 pub use tidegauge_harness::{Server, ServerOptions, Token, binary, token};

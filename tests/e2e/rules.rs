@@ -1,0 +1,65 @@
+//! The rules file: what it does not grant is refused, and a change takes effect while streams run.
+
+use std::fs;
+
+use futures::StreamExt as _;
+use tempfile::TempDir;
+use tidegauge_tests::events::{event, live};
+use tidegauge_tests::{Server, ServerOptions, client, wait};
+use tonic::Code;
+
+use crate::now_ns;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_reload_while_streams_run() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let rules = folder.path().join("rules.csv");
+    fs::write(&rules, "UserName,tenant_id\nann,tenant-001\nann,tenant-002\nbob,tenant-001\n").expect("writable");
+    let options = ServerOptions::quick().set("TIDEGAUGE_AUTH_RULES_FILE", &rules.display().to_string());
+    let server = Server::start(&folder.path().join("data"), &options);
+    let ann_token = server.token("ann", "reader", &["tenant-001", "tenant-002", "tenant-003"]);
+    let bob_token = server.token("bob", "reader", &["tenant-001"]);
+    let eve_token = server.token("eve", "reader", &["tenant-001"]);
+    let writer = client(&server, &server.token("bob", "writer", &["tenant-001"]), Some("tenant-001")).await;
+
+    let refused = client(&server, &ann_token, Some("tenant-003")).await.list_metrics(1, "").await.expect_err("no rule");
+    assert_eq!(refused.code(), Some(Code::PermissionDenied), "{refused}");
+    let refused = client(&server, &eve_token, Some("tenant-001")).await.list_metrics(1, "").await.expect_err("no rule");
+    assert!(matches!(refused.code(), Some(Code::PermissionDenied | Code::Unauthenticated)), "{refused}");
+
+    let ann = client(&server, &ann_token, Some("tenant-001")).await;
+    let bob = client(&server, &bob_token, Some("tenant-001")).await;
+    let mut ann_watch = ann.watch(Vec::new()).await.expect("a watch");
+    let mut bob_watch = bob.watch(Vec::new()).await.expect("a watch");
+    for watch in [&mut ann_watch, &mut bob_watch] {
+        watch.next().await.expect("an open stream").expect("the initial state");
+    }
+
+    // Ann loses the tenant that she watches: her stream ends, Bob's goes on.
+    fs::write(&rules, "UserName,tenant_id\nann,tenant-002\nbob,tenant-001\n").expect("writable");
+    let mut sequence = 0;
+    wait::until("ann's stream to end", || {
+        sequence += 1;
+        let request = live(1, sequence, vec![event("cpu", sequence as f64, now_ns())]);
+        let (writer, watch) = (&writer, &mut ann_watch);
+        let step = async move {
+            writer.publish(request).await.map_err(|e| e.to_string())?;
+            match watch.next().await {
+                Some(Err(end)) => Ok(end),
+                Some(Ok(step)) => Err(format!("{step:?}")),
+                None => Err("the stream ended without a status".to_owned()),
+            }
+        };
+        futures::future::ready(futures::executor::block_on(step))
+    })
+    .await;
+    let refused = ann.list_metrics(1, "").await.expect_err("the rule is gone");
+    assert_eq!(refused.code(), Some(Code::PermissionDenied), "{refused}");
+    let step = bob_watch.next().await.expect("an open stream").expect("bob still watches");
+    assert!(!step.metrics.is_empty());
+
+    // A broken file changes nothing.
+    fs::write(&rules, "UserName,tenant_id\nbob,NOT A TENANT\n").expect("writable");
+    writer.publish(live(2, 1, vec![event("cpu", 0.0, now_ns())])).await.expect("bob's rule stands");
+    bob.list_metrics(1, "").await.expect("bob's rule stands");
+}
