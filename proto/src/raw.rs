@@ -1,11 +1,25 @@
 //! The contracts' hot messages as bytes: taken from the wire and written to it without building the generated types.
 //!
 //! Wire compatible with the generated types, byte for byte; property tests hold the two against each other. Start with
-//! [`RawPublishRequest`], the type that [`v1::ingest_service_server`] hands to its service.
+//! [`RawPublishRequest`], the type that [`v1::ingest_service_server`] hands to its service, and [`RequestView`], which
+//! finds its parts in place. [`decode_batch`] reads log records, [`encode`] writes them.
+
+pub mod batch;
+pub mod columns;
+pub mod encode;
+pub mod request;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_varint, encode_key, encode_varint, skip_field};
 use prost::{DecodeError, Message};
+
+pub use self::batch::decode_batch;
+pub use self::columns::{ColumnsError, ColumnsView, Dictionary};
+pub use self::request::{RequestView, Row, RowDimensions};
+pub use self::wire::{IdSummary, Malformed};
 
 /// `IngestService` with requests of raw types: same paths, same answers as the generated service.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::unwrap_used, rustdoc::all)]

@@ -1,11 +1,10 @@
 //! Log records: [`EventBatch`] against its encoded form, `tidegauge.stream.v1.EventBatch`.
 
 use bytes::Bytes;
-use prost::Message as _;
-use tidegauge_core::event::{Dimensions, EventBatch, EventColumns, IndexRange, Mode, RequestId};
-use tidegauge_core::ids::{Producer, TenantId};
-use tidegauge_core::limits;
+use tidegauge_core::event::{Dimensions, EventBatch, EventColumns, Mode};
 
+use crate::raw::encode::{ColumnParts, RecordHeader};
+use crate::raw::{self, Malformed};
 use crate::stream::v1 as pb;
 
 /// Version of the format written today.
@@ -16,7 +15,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub enum BatchError {
     /// Not a protobuf message of the right form.
     #[error("not an event batch: {0}")]
-    Protobuf(#[from] prost::DecodeError),
+    Malformed(#[from] Malformed),
     /// Written by a newer version of this program.
     #[error("format version {0} is unknown")]
     Version(u32),
@@ -30,7 +29,7 @@ pub enum BatchError {
     },
 }
 
-fn field(field: &'static str, problem: impl Into<String>) -> BatchError {
+pub(crate) fn field(field: &'static str, problem: impl Into<String>) -> BatchError {
     BatchError::Field { field, problem: problem.into() }
 }
 
@@ -138,28 +137,16 @@ pub fn columns_from_proto(columns: pb::EventColumns) -> Result<EventColumns, Bat
 
 /// Encodes a batch as a log record.
 pub fn encode(batch: EventBatch) -> Bytes {
-    let (producer_id, sequence, digest) = match batch.request {
-        Some(id) => (
-            Bytes::copy_from_slice(&id.producer.to_bytes()),
-            id.sequence,
-            Bytes::copy_from_slice(&id.digest.to_be_bytes()),
-        ),
-        None => (Bytes::new(), 0, Bytes::new()),
+    let columns = ColumnParts::from(&batch.columns);
+    let header = RecordHeader {
+        tenant: &batch.tenant,
+        request: batch.request,
+        indexes: &batch.indexes,
+        mode: batch.mode,
+        arrival_ns: batch.arrival_ns,
     };
-    let ranges = batch.indexes.iter();
-    pb::EventBatch {
-        tenant_id: batch.tenant.as_str().to_owned(),
-        producer_id,
-        sequence,
-        indexes: ranges.map(|r| pb::IndexRange { first: r.first, count: r.count }).collect(),
-        digest,
-        mode: mode_to_proto(batch.mode) as i32,
-        arrival_unix_nano: batch.arrival_ns,
-        format_version: FORMAT_VERSION,
-        columns: Some(columns_to_proto(batch.columns)),
-    }
-    .encode_to_vec()
-    .into()
+    let encoded = header.encode(columns.encoded_len(), usize::MAX, |out| columns.encode(out));
+    encoded.expect("no record is longer than the largest number")
 }
 
 /// Reads a log record.
@@ -167,46 +154,5 @@ pub fn encode(batch: EventBatch) -> Bytes {
 /// # Errors
 /// [`BatchError`] when it is no batch, of another version, or breaks its own rules.
 pub fn decode(record: Bytes) -> Result<EventBatch, BatchError> {
-    let batch = pb::EventBatch::decode(record)?;
-    if batch.format_version != FORMAT_VERSION {
-        return Err(BatchError::Version(batch.format_version));
-    }
-    let tenant = TenantId::parse(&batch.tenant_id).map_err(|e| field("tenant_id", e.to_string()))?;
-    let request = if batch.producer_id.is_empty() {
-        None
-    } else {
-        let producer = <[u8; 16]>::try_from(batch.producer_id.as_ref())
-            .map_err(|_| field("producer_id", "is not 16 bytes long"))?;
-        let digest =
-            <[u8; 16]>::try_from(batch.digest.as_ref()).map_err(|_| field("digest", "is not 16 bytes long"))?;
-        Some(RequestId {
-            producer: Producer::from_bytes(producer),
-            sequence: batch.sequence,
-            digest: u128::from_be_bytes(digest),
-        })
-    };
-    let mode = mode(batch.mode).ok_or_else(|| field("mode", format!("{} is unknown", batch.mode)))?;
-    let columns = columns_from_proto(batch.columns.unwrap_or_default())?;
-    let mut indexes = Vec::with_capacity(batch.indexes.len());
-    let mut next = 0_u32;
-    let mut events = 0_u64;
-    for range in batch.indexes {
-        let end = range.first.checked_add(range.count).ok_or_else(|| field("indexes", "overflow"))?;
-        if range.count == 0 || range.first < next || end as usize > limits::EVENTS_PER_REQUEST_MAX {
-            return Err(field(
-                "indexes",
-                format!("the range {}+{} is out of order or too large", range.first, range.count),
-            ));
-        }
-        next = end;
-        events += u64::from(range.count);
-        indexes.push(IndexRange { first: range.first, count: range.count });
-    }
-    if events != columns.len() as u64 {
-        return Err(field("indexes", format!("cover {events} events, but there are {}", columns.len())));
-    }
-    if let Some(value) = columns.values.iter().find(|v| !v.is_finite()) {
-        return Err(field("values", format!("{value} is not finite")));
-    }
-    Ok(EventBatch { tenant, request, indexes, mode, arrival_ns: batch.arrival_unix_nano, columns })
+    raw::decode_batch(&record)
 }
