@@ -58,16 +58,14 @@ pub struct Authenticator {
 /// What the files say.
 #[derive(Debug, PartialEq, Eq)]
 struct Tables {
-    rules: Option<Rules>,
-    keys: ApiKeys,
+    rules: Option<Arc<Rules>>,
+    keys: Arc<ApiKeys>,
 }
 
-/// How the files looked when they were last read, and what was last reported about them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
-    rules: Option<Look>,
-    keys: Option<Look>,
-    reported: Option<String>,
+    rules: Watched,
+    keys: Watched,
 }
 
 /// A service token, ready for the header.
@@ -94,8 +92,9 @@ impl Authenticator {
         let AuthOptions { folder, rules: rules_path } = options;
         let signing = SigningKey::open(&folder)?;
         let keys_path = keyfile::path_in(&folder);
-        let seen = Seen { rules: look(rules_path.as_deref())?, keys: look(Some(&keys_path))?, reported: None };
-        let tables = Tables { rules: read_rules(rules_path.as_deref())?, keys: keyfile::load(&keys_path)? };
+        // Looked at before they are read: a change in between is then seen at the next look.
+        let seen = Seen { rules: Watched::at(rules_path.as_deref())?, keys: Watched::at(Some(&keys_path))? };
+        let tables = Tables { rules: read_rules(rules_path.as_deref())?, keys: Arc::new(keyfile::load(&keys_path)?) };
         let next_look_ns = AtomicU64::new(clock.monotonic_ns().saturating_add(LOOK_INTERVAL_NS));
         Ok(Self {
             clock,
@@ -139,11 +138,11 @@ impl Authenticator {
         let renewed = match &grant.origin {
             Origin::Service => grant.clone(),
             Origin::Token(claim) => {
-                Grant { tenants: effective(claim, &grant.principal, tables.rules.as_ref()), ..grant.clone() }
+                Grant { tenants: effective(claim, &grant.principal, tables.rules.as_deref()), ..grant.clone() }
             }
             Origin::Key { id, hash } => {
                 let key = tables.keys.get(id).filter(|key| key.hash == *hash).ok_or(Denied::Invalid)?;
-                key_grant(id, key, tables.rules.as_ref())
+                key_grant(id, key, tables.rules.as_deref())
             }
         };
         self.unexpired(Arc::new(renewed))
@@ -208,7 +207,7 @@ impl Authenticator {
         let hash = keyfile::secret_hash(secret);
         let tables = self.tables();
         match tables.keys.get_key_value(id) {
-            Some((id, key)) if keyfile::same(&key.hash, &hash) => Ok(key_grant(id, key, tables.rules.as_ref())),
+            Some((id, key)) if keyfile::same(&key.hash, &hash) => Ok(key_grant(id, key, tables.rules.as_deref())),
             _ => Err(Denied::Invalid),
         }
     }
@@ -245,7 +244,7 @@ impl Authenticator {
         }
         let claim = claims.tenants.claim().ok_or(Denied::Invalid)?;
         let principal = Principal { name: claims.sub.into(), role: claims.role };
-        let tenants = effective(&claim, &principal, self.tables().rules.as_ref());
+        let tenants = effective(&claim, &principal, self.tables().rules.as_deref());
         let credential = format!("token:{}", claims.jti).into();
         Ok(Grant { principal, via: None, tenants, expires_at_ns, credential, origin: Origin::Token(claim) })
     }
@@ -258,43 +257,69 @@ impl Authenticator {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads changed files. A broken one changes nothing and is reported once, with its line.
+    /// Takes up changed files, each by itself: a broken one keeps its former contents and holds up no other.
     fn look_again(&self) {
+        let wall_ns = self.clock.wall_ns();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let problem = match self.changed_tables(&mut seen) {
-            Ok(None) => return,
-            Ok(Some(tables)) => {
-                let before = self.tables();
-                if *before != tables {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tables);
-                    let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-                    tracing::info!(generation, "rules or API keys changed and were taken up");
+        let rules_path = self.rules_path.as_deref();
+        let rules = seen.rules.renew(wall_ns, rules_path, || read_rules(rules_path));
+        let keys = seen.keys.renew(wall_ns, Some(&self.keys_path), || keyfile::load(&self.keys_path).map(Arc::new));
+        let before = self.tables();
+        let now = Tables {
+            rules: rules.unwrap_or_else(|| before.rules.clone()),
+            keys: keys.unwrap_or_else(|| Arc::clone(&before.keys)),
+        };
+        if *before != now {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+            let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+            tracing::info!(generation, "rules or API keys changed and were taken up");
+        }
+    }
+}
+
+/// How a file looked when it was last read well, and what was last reported about it.
+#[derive(Debug, Default)]
+struct Watched {
+    look: Option<Look>,
+    reported: Option<String>,
+}
+
+impl Watched {
+    fn at(path: Option<&Path>) -> Result<Self, AuthError> {
+        Ok(Self { look: look(path)?, reported: None })
+    }
+
+    /// Reads the file if it looks changed. A broken one is reported once, with its line, and read again at every look
+    /// until it is mended.
+    fn renew<T>(
+        &mut self,
+        wall_ns: i64,
+        path: Option<&Path>,
+        read: impl FnOnce() -> Result<T, AuthError>,
+    ) -> Option<T> {
+        let read = || {
+            let now = look(path)?;
+            let unchanged = self.look == now && now.is_none_or(|look| look.settled(wall_ns));
+            if unchanged { Ok(None) } else { read().map(|value| Some((now, value))) }
+        };
+        match read() {
+            Ok(None) => {
+                self.reported = None;
+                None
+            }
+            Ok(Some((now, value))) => {
+                (self.look, self.reported) = (now, None);
+                Some(value)
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if self.reported.as_ref() != Some(&problem) {
+                    tracing::error!(problem, "a changed file is broken, its former contents stay in force");
+                    self.reported = Some(problem);
                 }
                 None
             }
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(problem) = &problem
-            && seen.reported.as_ref() != Some(problem)
-        {
-            tracing::error!(problem, "a changed rules or key file is broken, the former contents stay in force");
         }
-        seen.reported = problem;
-    }
-
-    /// The tables read anew, if a file looks changed. `seen` moves on only with files that were read well, so that a
-    /// broken one is read again at the next look.
-    fn changed_tables(&self, seen: &mut Seen) -> Result<Option<Tables>, AuthError> {
-        let wall_ns = self.clock.wall_ns();
-        let unchanged =
-            |before: Option<Look>, now: Option<Look>| before == now && now.is_none_or(|look| look.settled(wall_ns));
-        let (rules, keys) = (look(self.rules_path.as_deref())?, look(Some(&self.keys_path))?);
-        if unchanged(seen.rules, rules) && unchanged(seen.keys, keys) {
-            return Ok(None);
-        }
-        let tables = Tables { rules: read_rules(self.rules_path.as_deref())?, keys: keyfile::load(&self.keys_path)? };
-        (seen.rules, seen.keys) = (rules, keys);
-        Ok(Some(tables))
     }
 }
 
@@ -302,8 +327,8 @@ fn look(path: Option<&Path>) -> Result<Option<Look>, AuthError> {
     path.map_or(Ok(None), Look::at)
 }
 
-fn read_rules(path: Option<&Path>) -> Result<Option<Rules>, AuthError> {
-    path.map(|path| Rules::parse(&files::read(path)?, path)).transpose()
+fn read_rules(path: Option<&Path>) -> Result<Option<Arc<Rules>>, AuthError> {
+    path.map(|path| Ok(Arc::new(Rules::parse(&files::read(path)?, path)?))).transpose()
 }
 
 fn key_grant(id: &Arc<str>, key: &keyfile::ApiKey, rules: Option<&Rules>) -> Grant {

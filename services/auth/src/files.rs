@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::Path;
 
 use crate::AuthError;
+use crate::key::random_hex;
 
 /// Bytes of a rules or key file: some hundred thousand lines; more belongs into a service of its own.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -87,9 +88,7 @@ pub(crate) enum Place {
 pub(crate) fn write_private(path: &Path, text: &str, place: Place) -> Result<bool, AuthError> {
     let io = |doing, error| AuthError::io(doing, path, error);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    // A leftover of a process with the same id that was killed.
-    let _ = fs::remove_file(&aside);
+    let aside = path.with_extension(format!("{}.tmp", random_hex::<8>()?));
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -125,3 +125,17 @@ pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 pub const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
 /// Time a drain may take before the process leaves anyway.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
+/// Connections open at once: each may hold buffers up to its HTTP/2 window.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Calls in flight over all connections, long streams included; further ones are refused with RESOURCE_EXHAUSTED.
+pub const CALLS_IN_FLIGHT_MAX: usize = 16_384;
+/// Silence on a connection after which the server asks whether the other side still lives.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Time for the answer to that; without it the connection is closed.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Age at which a connection is told to go (GOAWAY), so that load spreads over new servers; open calls go on.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Time after that in which open calls may end by themselves; then they end with UNAVAILABLE and RetryInfo.
+pub const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(30 * 60);
+/// Time for a TLS handshake: a peer that says nothing holds no connection.
+pub const TLS_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);

@@ -4,17 +4,25 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tidegauge_auth::Authenticator;
+use tidegauge_core::Permission;
 use tidegauge_core::clock::Clock;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 
-use crate::{InternalChannel, Mount};
+use crate::connections::{self, Ending};
+use crate::health::Board;
+use crate::methods::Methods;
+use crate::{InternalChannel, Mount, StartError, descriptors, layers, tls};
+
+/// What reflection needs: a credential, because names of services are nobody else's business.
+const REFLECTION: &[(&str, Permission)] = &[("ServerReflectionInfo", Permission::Authenticated)];
 
 /// How the server is reached.
 #[derive(Clone, Debug, Default)]
@@ -34,67 +42,6 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// Why the server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A method of a mounted service has no declared permission.
-    #[error("method {method} has no declared permission")]
-    UndeclaredMethod {
-        /// Its path.
-        method: String,
-    },
-    /// A permission is declared for a method that the contract does not have.
-    #[error("a permission is declared for {method}, which is not in the contract")]
-    UnknownMethod {
-        /// Its path.
-        method: String,
-    },
-    /// A method has more than one declared permission.
-    #[error("method {method} has two declared permissions")]
-    DeclaredTwice {
-        /// Its path.
-        method: String,
-    },
-    /// A mounted service has no contract in the descriptor set.
-    #[error("service {service} is not in the descriptor set")]
-    UnknownService {
-        /// Its full name.
-        service: String,
-    },
-    /// A service is mounted twice.
-    #[error("service {service} is mounted twice")]
-    MountedTwice {
-        /// Its full name.
-        service: String,
-    },
-    /// A method other than the health check is declared public.
-    #[error("method {method} is declared public; only grpc.health.v1.Health/Check may be")]
-    PublicMethod {
-        /// Its path.
-        method: String,
-    },
-    /// The address can be reached from other machines and there is no TLS.
-    #[error("{addr} can be reached from other machines: configure TLS, or say --insecure-plaintext")]
-    Plaintext {
-        /// The address.
-        addr: SocketAddr,
-    },
-    /// The TLS identity cannot be used.
-    #[error("TLS identity {path}: {problem}")]
-    Tls {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The listener has no address.
-    #[error("the listener's address: {0}")]
-    Listener(#[from] std::io::Error),
-    /// Reflection cannot be built.
-    #[error("reflection: {0}")]
-    Reflection(String),
-}
-
 /// Collects what the server serves. `ServerBuilder::new(…).mount(…).mount(…).serve(listener)`.
 pub struct ServerBuilder {
     options: ServerOptions,
@@ -109,20 +56,12 @@ pub struct ServerBuilder {
 impl ServerBuilder {
     /// A server without services yet. Call within a tokio runtime.
     pub fn new(options: ServerOptions, authenticator: Arc<Authenticator>, clock: Arc<dyn Clock>) -> Self {
-        let (internal, connections) =
-            InternalChannel::new(Arc::clone(&authenticator), Arc::clone(&clock), Arc::new(AtomicU64::new(0)));
-        Self {
-            options,
-            authenticator,
-            clock,
-            mounts: Vec::new(),
-            internal,
-            connections,
-            draining: CancellationToken::new(),
-        }
+        let (internal, connections) = InternalChannel::new(Arc::clone(&authenticator), Arc::clone(&clock));
+        let draining = CancellationToken::new();
+        Self { options, authenticator, clock, mounts: Vec::new(), internal, connections, draining }
     }
 
-    /// Adds a service.
+    /// Adds a service. Health and reflection are mounted by the builder itself.
     #[must_use]
     pub fn mount(mut self, mount: Mount) -> Self {
         self.mounts.push(mount);
@@ -134,7 +73,8 @@ impl ServerBuilder {
         self.internal.clone()
     }
 
-    /// Cancelled when the server begins to drain: a handler ends its long streams then.
+    /// Cancelled when the server begins to drain: a handler ends its long streams then. One that does not is ended by
+    /// the server, with UNAVAILABLE, before the time of the drain is over.
     pub fn draining(&self) -> CancellationToken {
         self.draining.clone()
     }
@@ -143,10 +83,51 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`StartError`]; nothing is served then.
-    pub fn serve(self, listener: TcpListener) -> Result<ServerHandle, StartError> {
+    pub fn serve(mut self, listener: TcpListener) -> Result<ServerHandle, StartError> {
         let addr = listener.local_addr()?;
-        let _ = (self.options, self.authenticator, self.clock, self.mounts, self.connections);
-        Ok(ServerHandle { addr, draining: self.draining })
+        let tls = self.options.tls.as_ref().map(tls::acceptor).transpose()?;
+        if tls.is_none() && !addr.ip().is_loopback() && !self.options.insecure_plaintext {
+            return Err(StartError::Plaintext { addr });
+        }
+        let board = Board::new(self.mounts.iter().map(Mount::service));
+        self.mounts.push(board.mount());
+        self.mount_reflection()?;
+        let methods = Methods::declared(&self.mounts, &descriptors::methods())?;
+        let mut routes = Routes::builder();
+        for mount in self.mounts {
+            mount.add_to(&mut routes);
+        }
+        let routes = routes.routes().prepare();
+        let stack = layers::stack(routes, Arc::new(methods), self.authenticator, self.clock);
+
+        let calls = self.internal.calls_counter();
+        let inside = self.internal.ending();
+        tokio::spawn(connections::take_internal(self.connections, calls, stack.clone(), inside.clone()));
+        let (ending, tasks) = (Ending::default(), TaskTracker::new());
+        tasks.spawn(connections::take_tcp(listener, tls, stack, ending.clone(), tasks.clone()));
+        tracing::info!(%addr, "serving gRPC");
+        Ok(ServerHandle { addr, draining: self.draining, board, ending, inside, tasks, drained: false })
+    }
+
+    /// Reflection describes everything that could be served and lists what is.
+    fn mount_reflection(&mut self) -> Result<(), StartError> {
+        let failed = |error: tonic_reflection::server::Error| StartError::Reflection(error.to_string());
+        let builder = || {
+            let mut builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
+            for set in descriptors::encoded_sets() {
+                builder = builder.register_encoded_file_descriptor_set(set);
+            }
+            for name in self.mounts.iter().map(Mount::service) {
+                builder = builder.with_service_name(name);
+            }
+            builder
+                .with_service_name("grpc.reflection.v1.ServerReflection")
+                .with_service_name("grpc.reflection.v1alpha.ServerReflection")
+        };
+        let v1 = Mount::new(builder().build_v1().map_err(failed)?, REFLECTION);
+        let v1alpha = Mount::new(builder().build_v1alpha().map_err(failed)?, REFLECTION);
+        self.mounts.extend([v1, v1alpha]);
+        Ok(())
     }
 }
 
@@ -156,11 +137,16 @@ impl fmt::Debug for ServerBuilder {
     }
 }
 
-/// A running server.
+/// A running server. Dropped without a drain, it stops at once, the in-memory channel too.
 #[derive(Debug)]
 pub struct ServerHandle {
     addr: SocketAddr,
     draining: CancellationToken,
+    board: Board,
+    ending: Ending,
+    inside: Ending,
+    tasks: TaskTracker,
+    drained: bool,
 }
 
 impl ServerHandle {
@@ -175,10 +161,43 @@ impl ServerHandle {
     }
 
     /// Sets what `grpc.health.v1` answers for a service; the empty name is the server as a whole.
-    pub fn set_serving(&self, _service: &str, _serving: bool) {}
+    pub fn set_serving(&self, service: &str, serving: bool) {
+        self.board.set(service, serving);
+    }
 
-    /// Stops taking calls, lets those in flight finish, and returns when all have ended or `within` is over.
-    pub async fn drain(self, _within: Duration) {
+    /// Stops taking calls from outside, lets those in flight finish, and returns when all have ended or `within` is
+    /// over.
+    ///
+    /// Health says NOT_SERVING and [`ServerHandle::draining`] is cancelled; the listener closes and connections get
+    /// GOAWAY; after three quarters of the time open calls end with UNAVAILABLE and RetryInfo; at its end connections
+    /// are dropped. The in-memory channel stays, because services drain after this, over it:
+    /// [`InternalChannel::close`] ends it.
+    pub async fn drain(mut self, within: Duration) {
+        self.board.set_all(false);
         self.draining.cancel();
+        self.ending.closing.cancel();
+        self.tasks.close();
+        let patience = within / 4 * 3;
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_ok() {
+            self.drained = true;
+            return;
+        }
+        self.ending.ending.cancel();
+        if tokio::time::timeout(within - patience, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections did not end in time and are dropped");
+            self.ending.dropping.cancel();
+            self.tasks.wait().await;
+        }
+        self.drained = true;
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        if !self.drained {
+            self.draining.cancel();
+            self.ending.drop_all();
+            self.inside.drop_all();
+        }
     }
 }

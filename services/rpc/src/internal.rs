@@ -17,6 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::connections::Ending;
 use crate::status;
 
 /// Bytes that stand in the in-memory pipe each way: a few frames, so that neither end waits for the other's turn.
@@ -31,14 +32,15 @@ pub type InternalClient = InterceptedService<Channel, InternalCredentials>;
 /// The in-memory transport to the services of this process.
 ///
 /// Made before the server starts and connected at the first call; calls made earlier wait for the server. They pass the
-/// same layers as calls from outside: there is no special path. Its connection ends when the last clone is dropped,
-/// not when the server drains, so that services can finish their work with each other.
+/// same layers as calls from outside: there is no special path. It outlives the drain of the server, so that services
+/// can finish their work with each other, and ends with [`InternalChannel::close`].
 #[derive(Clone)]
 pub struct InternalChannel {
     channel: Channel,
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
     calls: Arc<AtomicU64>,
+    ending: Ending,
 }
 
 impl InternalChannel {
@@ -57,6 +59,20 @@ impl InternalChannel {
         self.calls.load(Ordering::Relaxed)
     }
 
+    /// Ends the in-memory server and its open calls: the last step of a shutdown, after the services have drained. It
+    /// also lets go of the services themselves, and so of what they hold.
+    pub fn close(&self) {
+        self.ending.drop_all();
+    }
+
+    pub(crate) fn calls_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.calls)
+    }
+
+    pub(crate) fn ending(&self) -> Ending {
+        self.ending.clone()
+    }
+
     fn client(&self, authority: &SystemAuthority, scope: Option<TenantScope>) -> InternalClient {
         let credentials = InternalCredentials {
             authenticator: Arc::clone(&self.authenticator),
@@ -72,7 +88,6 @@ impl InternalChannel {
     pub(crate) fn new(
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
-        calls: Arc<AtomicU64>,
     ) -> (Self, mpsc::Receiver<DuplexStream>) {
         let (sender, receiver) = mpsc::channel(CONNECTIONS_WAITING);
         let connector = tower::service_fn(move |_: http::Uri| {
@@ -90,7 +105,7 @@ impl InternalChannel {
             .max_frame_size(limits::HTTP2_FRAME_BYTES)
             .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
             .connect_with_connector_lazy(connector);
-        (Self { channel, authenticator, clock, calls }, receiver)
+        (Self { channel, authenticator, clock, calls: Arc::default(), ending: Ending::default() }, receiver)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one server builder of the platform, and what every service needs around its methods.
 //!
 //! * [`ServerBuilder`] takes [`Mount`]s (a tonic service with a permission for each method), refuses to start when a
-//!   method has none, and serves them with the layers of [`layers`], in the one order written down there, over TCP and
+//!   method has none, and serves them with the layers of `layers.rs`, in the one order written down there, over TCP and
 //!   over the in-memory channel.
 //! * [`scope`] and [`Guard`] give a handler the proof of authorization that the interceptor left in the request.
 //! * [`status`] is the one place where an error becomes a gRPC status.
@@ -12,16 +12,22 @@
 //! tonic's own default for requests is 4 MiB.
 
 mod builder;
+mod connections;
 mod context;
 mod descriptors;
+mod error;
+mod health;
 mod internal;
-pub mod layers;
+mod layers;
+mod methods;
 mod mount;
 mod status;
+mod tls;
 
-pub use builder::{ServerBuilder, ServerHandle, ServerOptions, StartError, TlsFiles};
+pub use builder::{ServerBuilder, ServerHandle, ServerOptions, TlsFiles};
 pub use context::{Guard, scope};
 pub use descriptors::merged_descriptor_set;
+pub use error::StartError;
 pub use internal::{InternalChannel, InternalClient, InternalCredentials};
 pub use mount::Mount;
 pub use status::{DOMAIN, status};

@@ -56,12 +56,3 @@ impl fmt::Debug for Mount {
         f.debug_struct("Mount").field("service", &self.service).field("permissions", &self.permissions).finish()
     }
 }
-
-/// What the interceptor knows of a declared method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Method {
-    /// The exact path, `/package.Service/Method`; outlives the process, because metrics and logs name it.
-    pub(crate) path: &'static str,
-    /// What it needs.
-    pub(crate) permission: Permission,
-}

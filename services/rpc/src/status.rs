@@ -49,3 +49,13 @@ pub fn status(error: ServiceError) -> Status {
     }
     Status::with_error_details(code(error.kind), error.message, details)
 }
+
+/// A status that a library made without details, with them.
+pub(crate) fn explained(code: Code, reason: &str, message: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+        details.set_retry_info(Some(RETRY_DEFAULT));
+    }
+    Status::with_error_details(code, message, details)
+}

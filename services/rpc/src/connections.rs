@@ -1,0 +1,190 @@
+//! Takes connections and serves HTTP/2 on them.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tidegauge_core::limits;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tower::Service as _;
+
+use crate::layers::{Line, Stack};
+
+/// Time for a call that was told to end, and for the last bytes of a connection.
+const LAST_BYTES_TIME: Duration = Duration::from_secs(2);
+/// Pause after a failed accept: mostly there are no file descriptors left, and the next try would fail as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The steps of the end, each cancelled in its turn.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    /// No new connections; open ones get GOAWAY and live until their calls have ended.
+    pub(crate) closing: CancellationToken,
+    /// Open calls are ended with UNAVAILABLE.
+    pub(crate) ending: CancellationToken,
+    /// Connections are dropped.
+    pub(crate) dropping: CancellationToken,
+}
+
+impl Ending {
+    pub(crate) fn drop_all(&self) {
+        self.closing.cancel();
+        self.ending.cancel();
+        self.dropping.cancel();
+    }
+}
+
+/// Takes TCP connections until it is closing.
+pub(crate) async fn take_tcp(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    stack: Stack,
+    ending: Ending,
+    tasks: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    loop {
+        let (io, peer) = tokio::select! {
+            biased;
+            () = ending.closing.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    let _ = tokio::time::timeout(ACCEPT_PAUSE, ending.closing.cancelled()).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            metrics::counter!("tidegauge_rpc_connections_refused_total").increment(1);
+            continue;
+        };
+        let (tls, stack, ending) = (tls.clone(), stack.clone(), ending.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = ending.dropping.cancelled() => {}
+                () = serve_tcp(io, peer, tls, stack, &ending) => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_tcp(io: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, stack: Stack, ending: &Ending) {
+    // Small answers must not wait for more. It fails only for a socket that is gone already.
+    let _ = io.set_nodelay(true);
+    // Each connection can be ended by itself, and all with the server.
+    let line = Line { peer: Some(peer), internal: false, ending: ending.ending.child_token() };
+    let Some(tls) = tls else {
+        return serve(io, line, stack, ending, Some(limits::CONNECTION_AGE_MAX), None).await;
+    };
+    match tokio::time::timeout(limits::TLS_HANDSHAKE_TIME_MAX, tls.accept(io)).await {
+        Ok(Ok(io)) => serve(io, line, stack, ending, Some(limits::CONNECTION_AGE_MAX), None).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+/// Takes in-memory connections until the channel is closed or its last clone is gone.
+pub(crate) async fn take_internal(
+    mut connections: mpsc::Receiver<DuplexStream>,
+    calls: Arc<AtomicU64>,
+    stack: Stack,
+    ending: Ending,
+) {
+    loop {
+        let io = tokio::select! {
+            biased;
+            () = ending.closing.cancelled() => return,
+            io = connections.recv() => match io {
+                Some(io) => io,
+                None => return,
+            },
+        };
+        let line = Line { peer: None, internal: true, ending: ending.ending.child_token() };
+        let (stack, ending, calls) = (stack.clone(), ending.clone(), Arc::clone(&calls));
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ending.dropping.cancelled() => {}
+                () = serve(io, line, stack, &ending, None, Some(calls)) => {}
+            }
+        });
+    }
+}
+
+/// Serves one connection until it ends: by itself, of age, or with the server.
+async fn serve<IO>(
+    io: IO,
+    line: Line,
+    stack: Stack,
+    ending: &Ending,
+    age_max: Option<Duration>,
+    calls: Option<Arc<AtomicU64>>,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let calls_end = line.ending.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(line.clone());
+        if let Some(calls) = &calls {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+        // A stack is always ready: what may have to wait or be refused is decided in the call.
+        let answer = stack.clone().call(request);
+        async move { Ok::<_, Infallible>(answer.await?) }
+    });
+    let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(io), service));
+
+    let aged = async {
+        match age_max {
+            Some(age) => {
+                let _ = tokio::time::timeout(age, std::future::pending::<()>()).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = aged => {}
+        () = ending.closing.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let grace = tokio::time::timeout(limits::CONNECTION_AGE_GRACE, calls_end.cancelled());
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = grace => {}
+    }
+    calls_end.cancel();
+    let _ = tokio::time::timeout(LAST_BYTES_TIME, connection).await;
+}
+
+/// HTTP/2 with every limit set; the library's defaults leave most of them open.
+fn protocol() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::CONCURRENT_STREAMS)
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(limits::HTTP2_FRAME_BYTES)
+        .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);
+    builder
+}
