@@ -176,6 +176,20 @@ impl TenantScope {
         let ScopedTenant(tenant) = self.tenant(tenant)?;
         Ok(Self { principal: self.principal.clone(), tenants: Tenants::Only(Arc::new([tenant])) })
     }
+
+    /// The same principal, narrowed to some tenants of the scope.
+    ///
+    /// # Errors
+    /// As [`TenantScope::tenant`], for the first tenant that is not covered and for an empty list.
+    pub fn narrow_to(&self, tenants: &[TenantId]) -> Result<Self, ServiceError> {
+        if tenants.is_empty() || !tenants.iter().all(|tenant| self.contains(tenant)) {
+            return Err(tenant_denied());
+        }
+        let mut tenants = tenants.to_vec();
+        tenants.sort();
+        tenants.dedup();
+        Ok(Self { principal: self.principal.clone(), tenants: Tenants::Only(tenants.into()) })
+    }
 }
 
 /// The one answer to a tenant outside the scope.

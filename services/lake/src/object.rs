@@ -223,7 +223,10 @@ pub(crate) fn write_file(
 }
 
 /// Compares the data pages with the hash in the metadata.
-pub(crate) fn check_data(content: &[u8], metadata: &ParquetMetaData) -> Result<(), ObjectError> {
+///
+/// # Errors
+/// [`ObjectError::Damaged`] when they differ, [`ObjectError::Footer`] when there is no hash.
+pub fn check_data(content: &[u8], metadata: &ParquetMetaData) -> Result<(), ObjectError> {
     let expected = key_value(metadata, DATA_KEY).ok_or_else(|| ObjectError::Footer(format!("has no {DATA_KEY}")))?;
     let bytes = expected.split_once('-').and_then(|(bytes, _)| bytes.parse::<usize>().ok());
     let data = bytes.and_then(|bytes| content.get(..bytes));

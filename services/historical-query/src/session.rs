@@ -1,0 +1,114 @@
+//! What the SQL engine may do, and how one text becomes a plan.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
+use datafusion::execution::context::{SQLOptions, SessionState};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast::Statement;
+
+use crate::decide::literals::IntegerLiterals;
+use crate::decide::sql::REFUSED_FUNCTIONS;
+use crate::options::QueryOptions;
+use crate::table::{CATALOG, DashboardMetrics, OneCatalog, SCHEMA};
+
+/// Rows of a batch inside the engine.
+const BATCH_ROWS: usize = 8_192;
+
+/// What all sessions have in common: functions, rules and settings, made once.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    base: SessionState,
+    runtime: RuntimeEnv,
+}
+
+impl Sessions {
+    pub(crate) fn new(options: &QueryOptions, threads: usize) -> Result<Self> {
+        let mut config = SessionConfig::new()
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(false)
+            .with_target_partitions(threads)
+            .with_batch_size(BATCH_ROWS);
+        let settings = config.options_mut();
+        settings.sql_parser.map_string_types_to_utf8view = false;
+        settings.execution.enable_recursive_ctes = false;
+
+        let mut functions = SessionStateDefaults::default_scalar_functions();
+        functions.retain(|f| !REFUSED_FUNCTIONS.contains(&f.name()));
+        let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(IntegerLiterals)];
+        rules.extend(Analyzer::new().rules);
+
+        let base = SessionStateBuilder::new()
+            .with_config(config)
+            .with_analyzer_rules(rules)
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(functions)
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .build();
+        let disk = match &options.spill_dir {
+            Some(dir) => DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![dir.clone()]))
+                .with_max_temp_directory_size(options.spill_bytes_max),
+            None => DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+        };
+        let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build()?;
+        Ok(Self { base, runtime })
+    }
+
+    /// A session that sees one table through one principal's eyes.
+    pub(crate) fn session(&self, table: DashboardMetrics, memory: Arc<dyn MemoryPool>) -> SessionState {
+        let runtime = RuntimeEnv { memory_pool: memory, ..self.runtime.clone() };
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(OneCatalog(table)));
+        SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_runtime_env(Arc::new(runtime))
+            .with_catalog_list(Arc::new(catalogs))
+            .build()
+    }
+}
+
+/// Makes the logical plan, optimised, and the schema of its result.
+pub(crate) async fn logical(session: &SessionState, statement: Statement) -> Result<(LogicalPlan, SchemaRef)> {
+    let plan = session.statement_to_plan(EngineStatement::Statement(Box::new(statement))).await?;
+    // The second barrier: the syntax tree was checked before.
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
+    let plan = session.optimize(&plan)?;
+    let schema = announced(plan.schema());
+    Ok((plan, schema))
+}
+
+/// Makes the physical plan; reads the hour index.
+pub(crate) async fn physical(session: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    session.query_planner().create_physical_plan(plan, session).await
+}
+
+/// The schema that is announced and streamed.
+///
+/// Every column is nullable and without metadata: what the engine derives before and after planning differs in both,
+/// and clients compare them. Text and bytes are sent in the layouts that every client reads.
+fn announced(schema: &DFSchema) -> SchemaRef {
+    let field = |field: &Arc<Field>| Field::new(field.name(), plain(field.data_type()), true);
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
+fn plain(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, value) => plain(value),
+        other => other.clone(),
+    }
+}
