@@ -166,7 +166,7 @@ async fn long_histories_stay_whole(backend: &dyn Backend) {
         state ^= state << 17;
         state % below
     };
-    for epoch in 1..=200 {
+    for epoch in 1..=120 {
         let mut changes = Vec::new();
         for _ in 0..random(40) {
             let (keyspace, key) = (random(3) as u8, format!("key-{}", random(300)));
