@@ -2,3 +2,7 @@
 
 pub mod checkpoint;
 pub mod hot_store;
+pub mod lake_store;
+pub mod data_dir;
+pub mod files;
+pub mod log;

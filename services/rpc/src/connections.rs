@@ -27,6 +27,18 @@ const LAST_BYTES_TIME: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: mostly there are no file descriptors left, and the next try would fail as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection may live.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    /// When it gets GOAWAY.
+    max: Duration,
+    /// How long after that its open calls may go on.
+    grace: Duration,
+}
+
+/// Of connections from outside; the in-memory one has no load to spread.
+const AGE: Age = Age { max: limits::CONNECTION_AGE_MAX, grace: limits::CONNECTION_AGE_GRACE };
+
 /// The steps of the end, each cancelled in its turn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ending {
@@ -90,10 +102,10 @@ async fn serve_tcp(io: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, st
     // Each connection can be ended by itself, and all with the server.
     let line = Line { peer: Some(peer), internal: false, ending: ending.ending.child_token() };
     let Some(tls) = tls else {
-        return serve(io, line, stack, ending, Some(limits::CONNECTION_AGE_MAX), None).await;
+        return serve(io, line, stack, ending, Some(AGE), None).await;
     };
     match tokio::time::timeout(limits::TLS_HANDSHAKE_TIME_MAX, tls.accept(io)).await {
-        Ok(Ok(io)) => serve(io, line, stack, ending, Some(limits::CONNECTION_AGE_MAX), None).await,
+        Ok(Ok(io)) => serve(io, line, stack, ending, Some(AGE), None).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
@@ -128,14 +140,8 @@ pub(crate) async fn take_internal(
 }
 
 /// Serves one connection until it ends: by itself, of age, or with the server.
-async fn serve<IO>(
-    io: IO,
-    line: Line,
-    stack: Stack,
-    ending: &Ending,
-    age_max: Option<Duration>,
-    calls: Option<Arc<AtomicU64>>,
-) where
+async fn serve<IO>(io: IO, line: Line, stack: Stack, ending: &Ending, age: Option<Age>, calls: Option<Arc<AtomicU64>>)
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let calls_end = line.ending.clone();
@@ -152,9 +158,9 @@ async fn serve<IO>(
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(io), service));
 
     let aged = async {
-        match age_max {
+        match age {
             Some(age) => {
-                let _ = tokio::time::timeout(age, std::future::pending::<()>()).await;
+                let _ = tokio::time::timeout(age.max, std::future::pending::<()>()).await;
             }
             None => std::future::pending().await,
         }
@@ -165,7 +171,8 @@ async fn serve<IO>(
         () = ending.closing.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
-    let grace = tokio::time::timeout(limits::CONNECTION_AGE_GRACE, calls_end.cancelled());
+    let grace = age.map_or(limits::CONNECTION_AGE_GRACE, |age| age.grace);
+    let grace = tokio::time::timeout(grace, calls_end.cancelled());
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = grace => {}
@@ -187,4 +194,48 @@ fn protocol() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Response;
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper_util::rt::TokioIo;
+    use tonic::Code;
+
+    use super::*;
+    use crate::layers::attend_only;
+
+    /// Proves that a connection of age lets an open stream go on, and at the end of its grace tells it UNAVAILABLE with
+    /// RetryInfo rather than cutting it off.
+    #[tokio::test]
+    async fn an_aged_connection_tells_its_streams() {
+        let endless = tower::service_fn(|_: Request<Body>| async {
+            let frames = futures::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"first")))]);
+            let body = StreamBody::new(futures::StreamExt::chain(frames, futures::stream::pending()));
+            Ok::<_, Infallible>(Response::new(Body::new(body)))
+        });
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let ending = Ending::default();
+        let line = Line { peer: None, internal: false, ending: ending.ending.child_token() };
+        let age = Age { max: Duration::from_millis(20), grace: Duration::from_millis(200) };
+        let served =
+            tokio::spawn(async move { serve(far, line, attend_only(endless), &ending, Some(age), None).await });
+
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("handshake");
+        let connection = tokio::spawn(connection);
+        let request = Request::post("http://test/x").body(Body::empty()).expect("valid");
+        let mut body = client.send_request(request).await.expect("answered").into_body();
+        let first = body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(first.into_data().expect("data"), "first");
+        let last = body.frame().await.expect("a frame").expect("no error");
+        let status = tonic::Status::from_header_map(&last.into_trailers().expect("trailers")).expect("a status");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(tonic_types::StatusExt::get_details_retry_info(&status).is_some());
+        served.await.expect("the connection has ended");
+        let _ = connection.await.expect("no panic");
+    }
 }

@@ -53,6 +53,16 @@ pub(crate) fn stack(
     BoxCloneSyncService::new(service)
 }
 
+/// A service with nothing but the innermost layer.
+#[cfg(test)]
+pub(crate) fn attend_only<S>(service: S) -> Stack
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    BoxCloneSyncService::new(tower::Layer::layer(&attend::AttendLayer {}, service))
+}
+
 /// Declares a tower layer `$layer` that wraps a service into `$service`, whose call is `$service::answer`.
 macro_rules! layer {
     ($layer:ident { $($field:ident: $type:ty),* $(,)? }, $service:ident) => {

@@ -6,6 +6,7 @@
 //! * [`scope`] and [`Guard`] give a handler the proof of authorization that the interceptor left in the request.
 //! * [`status`] is the one place where an error becomes a gRPC status.
 //! * [`InternalChannel`] is how services of one process call each other: the same contracts, through the same layers.
+//! * [`walk`] calls every method of a running server with credentials that must not suffice.
 //!
 //! It is not a framework: handlers stay plain tonic services. A service should be mounted with
 //! `max_decoding_message_size(limits::REQUEST_BYTES_MAX)` and `max_encoding_message_size(limits::RESPONSE_BYTES_MAX)`;
@@ -23,6 +24,7 @@ mod methods;
 mod mount;
 mod status;
 mod tls;
+pub mod walk;
 
 pub use builder::{ServerBuilder, ServerHandle, ServerOptions, TlsFiles};
 pub use context::{Guard, scope};

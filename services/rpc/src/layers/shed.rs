@@ -69,3 +69,41 @@ impl http_body::Body for Placed {
         self.inner.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt as _, Full};
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+    use tower::{Layer as _, Service as _};
+
+    use super::*;
+
+    /// Proves that a place is taken until the answer has been sent, that the next call is refused with RetryInfo, and
+    /// that calls from inside do not need the places of those outside.
+    #[tokio::test]
+    async fn refuses_what_is_too_much() {
+        let places = || Arc::new(Semaphore::new(1));
+        let service = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(http::Response::new(Body::new(Full::new(Bytes::from_static(b"x")))))
+        });
+        let mut shed = ShedLayer { outside: places(), inside: places() }.layer(service);
+        let first = shed.call(Request::new(Body::empty())).await.expect("infallible");
+
+        let refused = shed.call(Request::new(Body::empty())).await.expect("infallible");
+        let status = Status::from_header_map(refused.headers()).expect("a status");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.get_details_retry_info().is_some());
+
+        let mut inside = Request::new(Body::empty());
+        inside.extensions_mut().insert(Line { peer: None, internal: true, ending: Default::default() });
+        let inside = shed.call(inside).await.expect("infallible");
+        assert!(inside.headers().get("grpc-status").is_none());
+
+        first.into_body().collect().await.expect("sent");
+        let next = shed.call(Request::new(Body::empty())).await.expect("infallible");
+        assert!(next.headers().get("grpc-status").is_none());
+    }
+}

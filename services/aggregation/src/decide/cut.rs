@@ -1,0 +1,303 @@
+//! Cuts: what a key has waiting goes into one epoch's outputs, and when.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegauge_core::hot::WindowRow;
+use tidegauge_core::time::{Hour, SECOND_NS};
+use tidegauge_core::{Epoch, Key, MetricName, Ordinal};
+
+use super::key::KeyState;
+use super::persist::outbox_entries;
+use super::rows::Part;
+use super::shard::{DecisionKind, Shard};
+
+/// A row to merge into an object.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutputRow {
+    /// Start of the window, Unix nanoseconds.
+    pub start_ns: i64,
+    /// The metric.
+    pub metric: MetricName,
+    /// What to add.
+    pub row: WindowRow,
+}
+
+/// Rows of one hour, sorted by metric and start.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutputHour {
+    /// The hour.
+    pub hour: Hour,
+    /// The rows.
+    pub rows: Arc<[OutputRow]>,
+}
+
+/// What a cut took, until it is in the lake and the boundary has moved. A key has at most one: while its rows cannot be
+/// written, later ones wait in the state, so that an object always takes epochs in their order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outbox {
+    /// The epoch that carries it first; stands in the footers.
+    pub epoch: Epoch,
+    /// Ordinal at the cut; stands in the footers.
+    pub ordinal: Ordinal,
+    /// Where the boundary moves.
+    pub through: i64,
+    /// Rows by hour; empty when only the boundary moves.
+    pub hours: Vec<OutputHour>,
+    /// Events in rows that are not live windows: pending until all hours are in the lake.
+    pub correction_events: u64,
+    /// Failed attempts to apply it.
+    pub attempts: u32,
+    /// When to try again, by the decisions' clock.
+    pub retry_at: i64,
+    /// Objects that could not be written in the last attempt.
+    pub parked: Vec<String>,
+    /// Why trying again will not help.
+    pub stopped: Option<String>,
+}
+
+/// Work for the writer: the outputs of one key.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ApplyJob {
+    /// The key's index.
+    pub index: u32,
+    /// The key.
+    pub key: Key,
+    /// Epoch for the footers.
+    pub epoch: Epoch,
+    /// Ordinal for the footers.
+    pub ordinal: Ordinal,
+    /// The rows.
+    pub hours: Vec<OutputHour>,
+}
+
+/// How applying a key's outputs went wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApplyFailure {
+    /// Objects that could not be written, with the reason.
+    pub parked: Vec<String>,
+    /// Advice, where trying again will not help.
+    pub stopped: Option<String>,
+}
+
+/// Objects that may still be written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Budget {
+    /// May be negative after a large cut.
+    objects: i64,
+    at: Option<i64>,
+    rest_ns: i64,
+}
+
+impl Budget {
+    /// Seconds of budget that may be saved up.
+    const SAVED: i64 = 60;
+
+    fn refill(&mut self, now: i64, per_second: u32) {
+        let most = i64::from(per_second) * Self::SAVED;
+        let Some(at) = self.at.replace(now) else {
+            self.objects = most;
+            return;
+        };
+        let elapsed = now.saturating_sub(at).clamp(0, Self::SAVED * SECOND_NS) + self.rest_ns;
+        let each = SECOND_NS / i64::from(per_second).clamp(1, SECOND_NS);
+        self.rest_ns = elapsed % each;
+        self.objects = (self.objects + elapsed / each).min(most);
+    }
+}
+
+impl Shard {
+    /// Cuts the keys whose turn it is into `epoch`; whether there were any with something to write.
+    ///
+    /// A key's turns are `publish_interval` apart, at a phase of its own. A key with much waiting does not wait for its
+    /// turn, and under pressure the fullest keys go first, whatever the budget. A key on which nothing waits just lets
+    /// its boundary follow.
+    pub fn cut_due(&mut self, epoch: Epoch, now: i64) -> bool {
+        self.budget.refill(now, self.settings.objects_per_second);
+        let window_ns = self.settings.window.ns();
+        let much = (self.settings.state_rows_max / 8).max(1);
+        let pressed = self.rows > self.settings.state_rows_max / 4 * 3;
+        let mut due = Vec::new();
+        for (index, key) in self.keys.iter().enumerate() {
+            if !key.born() || key.outbox.is_some() {
+                continue;
+            }
+            if !key.waits(window_ns) {
+                if self.settings.window.start_of(key.watermark) > key.boundary {
+                    due.push((false, i64::MIN, index));
+                }
+                continue;
+            }
+            let rows = if pressed || key.rows.len() >= much { key.rows_to_cut(window_ns) } else { 0 };
+            if pressed {
+                due.push((true, -(rows as i64), index));
+            } else if rows >= much || turn(key, now, self.settings.publish_ns) {
+                due.push((true, key.cut_at, index));
+            }
+        }
+        due.sort_unstable();
+        let mut wrote = false;
+        let frozen: usize = self.keys.iter().map(|key| key.rows.frozen.rows).sum();
+        let mut left = self.rows - frozen;
+        for (writes, _, index) in due {
+            let relieved = left <= self.settings.state_rows_max / 2;
+            if writes && self.budget.objects <= 0 && (!pressed || relieved) {
+                continue;
+            }
+            self.cut(index, epoch, now);
+            let hours = self.keys[index].outbox.as_ref().map_or(&[][..], |outbox| &outbox.hours);
+            let objects = hours.len();
+            left -= left.min(hours.iter().map(|hour| hour.rows.len()).sum());
+            self.budget.objects -= objects as i64;
+            wrote |= objects > 0;
+        }
+        wrote
+    }
+
+    /// Whether [`Shard::cut_due`] would find something to write now; cheap enough to ask often.
+    pub fn cut_is_due(&self, now: i64) -> bool {
+        let window_ns = self.settings.window.ns();
+        let pressed = self.rows > self.settings.state_rows_max / 4 * 3;
+        self.keys.iter().any(|key| {
+            key.born()
+                && key.outbox.is_none()
+                && key.waits(window_ns)
+                && (pressed || turn(key, now, self.settings.publish_ns))
+        })
+    }
+
+    /// When memory is short and no cut can help, because all rows are in open windows: closes the older half of the
+    /// windows of the fullest key. Later events for them become corrections; nothing is lost. Whether it did.
+    pub fn relieve(&mut self) -> bool {
+        let window_ns = self.settings.window.ns();
+        let can_cut = |key: &KeyState| key.outbox.is_none() && key.waits(window_ns);
+        if self.rows < self.settings.state_rows_max || self.keys.iter().any(can_cut) {
+            return false;
+        }
+        let free = self.keys.iter().enumerate().filter(|(_, key)| key.born() && key.outbox.is_none());
+        let Some((index, _)) = free.max_by_key(|(_, key)| key.rows.live.rows) else { return false };
+        let windows = &self.keys[index].rows.live.windows;
+        let Some(start) = windows.keys().nth(windows.len().saturating_sub(1) / 2) else { return false };
+        let to = start + window_ns;
+        self.keys[index].watermark = self.keys[index].watermark.max(to);
+        self.decide(index, DecisionKind::Pressed(to));
+        true
+    }
+
+    /// Takes what waits in a key into its outbox.
+    pub(super) fn cut(&mut self, index: usize, epoch: Epoch, now: i64) {
+        let window_ns = self.settings.window.ns();
+        let key = &mut self.keys[index];
+        let rows_before = key.rows.len();
+        let through = self.settings.window.start_of(key.watermark).max(key.boundary);
+        let mut hours: BTreeMap<Hour, Vec<OutputRow>> = BTreeMap::new();
+        let mut correction_events = 0;
+        for part in [Part::Waiting, Part::Live] {
+            let end = if part == Part::Waiting { i64::MAX } else { through };
+            for (start, window) in key.rows.take_windows(part, window_ns, end) {
+                let rows = hours.entry(Hour::of(start)).or_default();
+                for (metric, slot) in &window.slots {
+                    let row = key.rows.row(*slot).data;
+                    if part == Part::Waiting {
+                        correction_events += row.count;
+                    }
+                    rows.push(OutputRow { start_ns: start, metric: key.series.name(*metric).clone(), row });
+                }
+                key.dropped_blocks.extend(window.stored.iter().map(|block| (part, start, *block)));
+                if part == Part::Waiting {
+                    key.rows.release(&window);
+                } else {
+                    key.rows.freeze(start, window);
+                }
+            }
+        }
+        debug_assert_eq!(correction_events, key.waiting_events);
+        key.waiting_events = 0;
+        let hours = hours.into_iter().map(|(hour, mut rows)| {
+            rows.sort_unstable_by(|a, b| (&a.metric, a.start_ns).cmp(&(&b.metric, b.start_ns)));
+            OutputHour { hour, rows: rows.into() }
+        });
+        key.outbox = Some(Outbox {
+            epoch,
+            ordinal: self.ordinal,
+            through,
+            hours: hours.collect(),
+            correction_events,
+            attempts: 0,
+            retry_at: now,
+            parked: Vec::new(),
+            stopped: None,
+        });
+        key.cut_through = through;
+        key.cut_at = now;
+        self.rows = self.rows + self.keys[index].rows.len() - rows_before;
+        self.decide(index, DecisionKind::Cut(through));
+    }
+
+    /// Outputs to apply now: those of this epoch and those whose turn to be tried again has come.
+    pub fn apply_jobs(&self, now: i64) -> Vec<ApplyJob> {
+        let outboxes = self.keys.iter().enumerate().filter_map(|(index, key)| Some((index, key, key.outbox.as_ref()?)));
+        let due = outboxes.filter(|(_, _, outbox)| outbox.retry_at <= now);
+        due.map(|(index, key, outbox)| ApplyJob {
+            index: index as u32,
+            key: key.key.clone(),
+            epoch: outbox.epoch,
+            ordinal: outbox.ordinal,
+            hours: outbox.hours.clone(),
+        })
+        .collect()
+    }
+
+    /// Sees to it that hot-metric hears of the keys whose objects are about to be replaced: their footers will name
+    /// this ordinal, and a reader must be able to reach it.
+    pub fn announce(&mut self, jobs: &[ApplyJob]) {
+        for job in jobs {
+            self.queue_hot(job.index as usize);
+        }
+    }
+
+    /// Whether a failed output should be tried again now.
+    pub fn retry_is_due(&self, now: i64) -> bool {
+        self.keys.iter().any(|key| key.outbox.as_ref().is_some_and(|o| o.attempts > 0 && o.retry_at <= now))
+    }
+
+    /// All outputs of a key are in the lake: its boundary moves, its frozen rows are forgotten.
+    pub fn applied(&mut self, index: u32) {
+        let key = &mut self.keys[index as usize];
+        let Some(outbox) = key.outbox.take() else { return };
+        key.boundary = outbox.through;
+        if !outbox.hours.is_empty() {
+            key.index_version = outbox.epoch;
+        }
+        let frozen = std::mem::take(&mut key.rows.frozen);
+        self.rows -= frozen.rows;
+        for window in frozen.windows.values() {
+            key.rows.release(window);
+        }
+        outbox_entries(index, &outbox, &mut key.dropped_outputs);
+        self.mark(index as usize);
+        self.queue_hot(index as usize);
+    }
+
+    /// Outputs of a key could not all be written: they stay, and so does the boundary.
+    pub fn parked(&mut self, index: u32, failure: ApplyFailure, now: i64) {
+        let Some(outbox) = &mut self.keys[index as usize].outbox else { return };
+        outbox.attempts = outbox.attempts.saturating_add(1);
+        // A stopped key waits for an operator; it is tried again, slowly, because the operator may have come.
+        let wait_s = if failure.stopped.is_some() { 60 } else { 1 << outbox.attempts.min(6) };
+        outbox.retry_at = now.saturating_add(wait_s * SECOND_NS);
+        outbox.parked = failure.parked;
+        outbox.stopped = failure.stopped;
+    }
+}
+
+/// Whether a turn of the key has come since it was cut last.
+fn turn(key: &KeyState, now: i64, interval: i64) -> bool {
+    let interval = interval.max(1);
+    // Keys are numbered in the order of their birth: steps of the golden ratio spread neighbours evenly.
+    let spread = u128::from(u64::from(key.number).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let phase = ((spread * u128::from(interval.unsigned_abs())) >> 64) as i64;
+    let number = |time: i64| time.saturating_sub(phase).div_euclid(interval);
+    // Not "greater": after a restart with an earlier wall clock the key must not wait for its former future.
+    number(now) != number(key.cut_at)
+}

@@ -1,0 +1,132 @@
+//! State of one key.
+
+use bytes::Bytes;
+use tidegauge_core::{Key, Ordinal};
+
+use super::counters::Counters;
+use super::cut::Outbox;
+use super::dedup::Producers;
+use super::rows::{Part, Rows};
+use super::series::SeriesSet;
+
+/// Before any time.
+pub(super) const NEVER: i64 = i64::MIN;
+
+/// The unit of state: windows, dedup, watermark and boundary of a key.
+#[derive(Clone, Debug)]
+pub struct KeyState {
+    /// The key.
+    pub key: Key,
+    /// Its number in the shard's checkpoint.
+    pub(super) number: u32,
+    /// Conservation.
+    pub counters: Counters,
+    /// [`NEVER`] before birth.
+    pub(super) watermark: i64,
+    /// The part of the watermark that events set; [`NEVER`] before the first LIVE event.
+    pub(super) event_watermark: i64,
+    /// [`NEVER`] before birth.
+    pub(super) boundary: i64,
+    /// Windows that end at or before it are cut.
+    pub(super) cut_through: i64,
+    /// Largest arrival seen.
+    pub(super) arrival: i64,
+    /// When a LIVE record came last, by the decisions' clock and never after it.
+    pub(super) heard: i64,
+    /// When it was cut last.
+    pub(super) cut_at: i64,
+    /// Events in waiting rows.
+    pub(super) waiting_events: u64,
+    /// Raised with every epoch whose outputs changed an hour index.
+    pub(super) index_version: u64,
+    pub(super) series: SeriesSet,
+    pub(super) rows: Rows,
+    pub(super) producers: Producers,
+    /// What is on its way into the lake.
+    pub(super) outbox: Option<Outbox>,
+
+    /// Meta changed since the last epoch.
+    pub(super) meta_dirty: bool,
+    /// Stands in the shard's list of dirty keys.
+    pub(super) listed: bool,
+    /// Durable blocks of rows that are no more.
+    pub(super) dropped_blocks: Vec<(Part, i64, u32)>,
+    /// Durable entries of outputs that are applied.
+    pub(super) dropped_outputs: Vec<Bytes>,
+    /// Rows changed since hot-metric was told.
+    pub(super) hot_rows: Vec<u32>,
+    /// Stands in the shard's queue for hot-metric.
+    pub(super) hot_queued: bool,
+    /// Hot-metric has to be sent all windows.
+    pub(super) hot_snapshot: bool,
+    /// Ordinal up to which hot-metric has the current values; `None` if it does not know the key.
+    pub(super) hot_known: Option<Ordinal>,
+}
+
+impl KeyState {
+    pub(super) fn new(key: Key, number: u32, now: i64) -> Self {
+        Self {
+            key,
+            number,
+            counters: Counters::default(),
+            watermark: NEVER,
+            event_watermark: NEVER,
+            boundary: NEVER,
+            cut_through: NEVER,
+            arrival: NEVER,
+            heard: NEVER,
+            cut_at: now,
+            waiting_events: 0,
+            index_version: 0,
+            series: SeriesSet::default(),
+            rows: Rows::default(),
+            producers: Producers::default(),
+            outbox: None,
+            meta_dirty: true,
+            listed: false,
+            dropped_blocks: Vec::new(),
+            dropped_outputs: Vec::new(),
+            hot_rows: Vec::new(),
+            hot_queued: false,
+            hot_snapshot: true,
+            hot_known: None,
+        }
+    }
+
+    /// Whether the key has a watermark and a boundary.
+    pub fn born(&self) -> bool {
+        self.boundary != NEVER
+    }
+
+    /// Watermark and boundary; `None` before birth.
+    pub fn times(&self) -> Option<(i64, i64)> {
+        self.born().then_some((self.watermark, self.boundary))
+    }
+
+    /// Events counted that are not in the rows which readers see.
+    pub fn pending(&self) -> u64 {
+        self.waiting_events + self.outbox.as_ref().map_or(0, |outbox| outbox.correction_events)
+    }
+
+    /// Rows in memory.
+    pub fn state_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// What is on its way into the lake.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
+    }
+
+    /// Rows that the next cut would take: closed ones and waiting ones.
+    pub fn rows_to_cut(&self, window_ns: i64) -> usize {
+        let closed = self.rows.live.windows.iter().take_while(|(start, _)| **start + window_ns <= self.watermark);
+        closed.map(|(_, window)| window.slots.len()).sum::<usize>() + self.rows.waiting.rows
+    }
+
+    /// Whether a closed window or a correction waits for a cut.
+    pub fn waits(&self, window_ns: i64) -> bool {
+        self.rows.waiting.rows > 0
+            || self.rows.live.windows.first_key_value().is_some_and(|(start, _)| start + window_ns <= self.watermark)
+    }
+}

@@ -1,0 +1,64 @@
+//! How aggregation stands, for `GetStatus` and for the process.
+
+use tidegauge_core::{Epoch, Key, Ordinal, ShardId};
+
+use crate::decide::Counters;
+
+/// A shard.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ShardReport {
+    /// Lease generation of its worker; 0 before it has one.
+    pub generation: u64,
+    /// Last epoch prepared.
+    pub prepared: Epoch,
+    /// Last epoch whose outputs are applied.
+    pub completed: Epoch,
+    /// Records processed on the lineage.
+    pub ordinal: Ordinal,
+    /// Whether the worker has read everything that is durable.
+    pub at_tip: bool,
+    /// Age of the newest record when it was processed.
+    pub lag_ms: u64,
+    /// Rows in memory.
+    pub state_rows: u64,
+    /// Log bytes kept.
+    pub log_bytes: u64,
+    /// Why the worker is not running; `None` while it is.
+    pub stopped_because: Option<String>,
+    /// Whether everything durable is processed and published as far as the watermarks allow.
+    pub quiescent: bool,
+}
+
+/// A key.
+#[derive(Clone, PartialEq, Debug)]
+pub struct KeyReport {
+    /// The key.
+    pub key: Key,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Watermark, Unix nanoseconds; `None` before its birth.
+    pub watermark_ns: Option<i64>,
+    /// Boundary, Unix nanoseconds; `None` before its birth.
+    pub boundary_ns: Option<i64>,
+    /// Conservation counters.
+    pub counters: Counters,
+    /// Events that wait for a cut of a published window.
+    pub pending: u64,
+    /// Rows in memory.
+    pub state_rows: u64,
+    /// Objects whose replacement keeps failing.
+    pub parked: Vec<String>,
+    /// Why the key is stopped.
+    pub stopped_because: Option<String>,
+}
+
+/// Everything.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Status {
+    /// Shards by id.
+    pub shards: Vec<(ShardId, ShardReport)>,
+    /// Keys, sorted.
+    pub keys: Vec<KeyReport>,
+    /// Whether all shards are quiescent.
+    pub quiescent: bool,
+}

@@ -1,0 +1,160 @@
+//! Step 2 of the commit protocol: outputs into the lake. Repeating it changes nothing.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt};
+use tidegauge_core::ids::{Epoch, LineageId, Ordinal};
+use tidegauge_core::lake::StoreError;
+use tidegauge_core::time::Day;
+use tidegauge_lake::apply::{ApplyError, Part, Target, apply_parts};
+use tidegauge_lake::dead_letter;
+use tidegauge_lake::index::{self, IndexEntry};
+use tidegauge_lake::{AggregatedRow, Footer, ObjectError, SCHEMA_VERSION, paths};
+
+use super::{Context, dead_letters};
+use crate::crash::CrashStep;
+use crate::decide::{ApplyFailure, ApplyJob, DeadBatch, OutputHour};
+
+/// What the footers say besides the key: the last prepared epoch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) lineage: LineageId,
+    pub(super) generation: u64,
+    pub(super) epoch: Epoch,
+    pub(super) ordinal: Ordinal,
+}
+
+/// What became of the outputs.
+#[derive(Debug, Default)]
+pub(super) struct ApplyReport {
+    pub(super) keys: Vec<(u32, Result<(), ApplyFailure>)>,
+    pub(super) dead: Vec<DeadBatch>,
+}
+
+/// Applies outputs: all objects, then the hour indexes; dead letters beside them. A failure concerns its key only.
+pub(super) async fn apply(
+    context: &Context,
+    standing: Standing,
+    jobs: &[ApplyJob],
+    dead: Vec<DeadBatch>,
+) -> ApplyReport {
+    let parallel = context.options.parallel_objects.max(1);
+    let places =
+        jobs.iter().enumerate().flat_map(|(job, outputs)| (0..outputs.hours.len()).map(move |hour| (job, hour)));
+    let objects = stream::iter(places.collect::<Vec<_>>()).map(|(job, hour)| async move {
+        let outputs = &jobs[job];
+        let hour = &outputs.hours[hour];
+        let applied = apply_hour(context, standing, outputs, hour).await;
+        context.crash.reached(CrashStep::AfterObject);
+        (job, hour.hour.day(), applied)
+    });
+    let objects: Vec<_> = objects.buffer_unordered(parallel).collect().await;
+
+    let mut failures: BTreeMap<usize, ApplyFailure> = BTreeMap::new();
+    let mut days: BTreeMap<(usize, Day), Vec<IndexEntry>> = BTreeMap::new();
+    for (job, day, applied) in objects {
+        match applied {
+            Ok(entry) => days.entry((job, day)).or_default().push(entry),
+            Err(failure) => join(failures.entry(job).or_default(), failure),
+        }
+    }
+    let indexes = stream::iter(days).map(|((job, day), entries)| async move {
+        let key = &jobs[job].key;
+        let tenant = context.authority.tenant(&key.tenant);
+        let updated = index::update(context.backends.lake.as_ref(), &tenant, key.bucket, day, &entries).await;
+        context.crash.reached(CrashStep::AfterIndex);
+        (job, day, updated)
+    });
+    let indexes: Vec<_> = indexes.buffer_unordered(parallel).collect().await;
+    for (job, day, updated) in indexes {
+        if let Err(error) = updated {
+            let failure = ApplyFailure { parked: vec![format!("index of {day}: {error}")], stopped: None };
+            join(failures.entry(job).or_default(), failure);
+        }
+    }
+
+    let mut report = ApplyReport::default();
+    for (place, job) in jobs.iter().enumerate() {
+        let result = failures.remove(&place).map_or(Ok(()), Err);
+        if let Err(failure) = &result {
+            tracing::warn!(key = %job.key, parked = ?failure.parked, stopped = ?failure.stopped, "outputs are parked");
+        }
+        report.keys.push((job.index, result));
+    }
+    for batch in dead {
+        match put_dead(context, standing, &batch).await {
+            Ok(()) => report.dead.push(batch),
+            Err(error) => tracing::warn!(tenant = %batch.tenant, %error, "dead letters could not be written"),
+        }
+    }
+    report
+}
+
+async fn apply_hour(
+    context: &Context,
+    standing: Standing,
+    job: &ApplyJob,
+    hour: &OutputHour,
+) -> Result<IndexEntry, ApplyFailure> {
+    let window_ns = context.settings.window.ns();
+    let rows: Vec<AggregatedRow> = hour
+        .rows
+        .iter()
+        .map(|row| AggregatedRow {
+            start_ns: row.start_ns,
+            end_ns: row.start_ns + window_ns,
+            metric: row.metric.clone(),
+            row: row.row,
+            revision: 0,
+        })
+        .collect();
+    let tenant = context.authority.tenant(&job.key.tenant);
+    let footer = Footer {
+        lineage: standing.lineage,
+        epoch: standing.epoch,
+        ordinal: standing.ordinal,
+        generation: standing.generation,
+        key: job.key.clone(),
+        schema_version: SCHEMA_VERSION,
+    };
+    let target = Target { tenant: &tenant, bucket: job.key.bucket, hour: hour.hour };
+    let parts = [Part { epoch: job.epoch, rows: &rows }];
+    let lake = context.backends.lake.as_ref();
+    match apply_parts(lake, Some(&context.cache), &target, &parts, &footer).await {
+        Ok(applied) => {
+            metrics::counter!("tidegauge_aggregation_objects_total", "skipped" => applied.skipped.to_string())
+                .increment(1);
+            Ok(applied.entry)
+        }
+        Err(error) => {
+            metrics::counter!("tidegauge_aggregation_object_failures_total").increment(1);
+            let stopped = error.stops_key().then(|| error.to_string());
+            Err(ApplyFailure { parked: vec![format!("{}: {}", target.path(), cause(&error))], stopped })
+        }
+    }
+}
+
+fn cause(error: &ApplyError) -> String {
+    error.to_string()
+}
+
+fn join(failure: &mut ApplyFailure, other: ApplyFailure) {
+    failure.parked.extend(other.parked);
+    failure.stopped = failure.stopped.take().or(other.stopped);
+}
+
+/// Why dead letters could not be written.
+#[derive(Debug, thiserror::Error)]
+enum DeadError {
+    #[error(transparent)]
+    Encode(#[from] ObjectError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+async fn put_dead(context: &Context, standing: Standing, batch: &DeadBatch) -> Result<(), DeadError> {
+    let tenant = context.authority.tenant(&batch.tenant);
+    let path = paths::dead_letter_object(Some(&tenant), context.shard, standing.lineage, batch.epoch);
+    let content = dead_letter::encode(&dead_letters::letters(context.shard, batch))?;
+    Ok(dead_letter::put(context.backends.lake.as_ref(), &path, content).await?)
+}

@@ -1,0 +1,283 @@
+//! One session of a worker: from `acquire` until it is drained or fails.
+
+mod epoch;
+mod observe;
+mod pushing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tidegauge_core::checkpoint::{Lease, Progress, StoreError};
+use tidegauge_core::log::{LogRecord, Position, ReadBatch};
+use tidegauge_proto::convert::batch;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::apply::{ApplyReport, Standing, apply};
+use super::commit::InFlight;
+use super::hot::HotLink;
+use super::{Command, Context, SessionError};
+use crate::decide::{Shard, SteadyClock, Step};
+use pushing::Pushing;
+
+/// Events processed before other tasks of the thread get a turn.
+const EVENTS_PER_TURN: usize = 20_000;
+/// How long a read waits for something to become durable.
+const READ_WAIT: Duration = Duration::from_secs(1);
+/// Longest time between two looks at what is due.
+const TICK_MAX: Duration = Duration::from_millis(100);
+
+type Reading = BoxFuture<'static, Result<ReadBatch, StoreError>>;
+
+/// State of a session.
+struct Session {
+    context: Arc<Context>,
+    shard: Shard,
+    lease: Lease,
+    progress: Progress,
+    /// After the last record processed.
+    position: Position,
+    /// Whether the last read reached the end of what was durable.
+    at_tip: bool,
+    lag_ms: u64,
+    clock: SteadyClock,
+    clock_refused: bool,
+    reading: Option<Reading>,
+    link: HotLink,
+    pushing: Pushing,
+    /// How far hot-metric has heard; see [`Shard::hot_progress`].
+    heard: watch::Sender<u64>,
+    in_flight: Option<InFlight>,
+    /// When the last epoch began, monotonic.
+    epoch_began_ns: u64,
+    /// Bytes processed since.
+    epoch_bytes: u64,
+    draining: bool,
+    /// The last epoch of a drain has begun.
+    last_epoch: bool,
+}
+
+/// Runs a session; Ok after a drain.
+pub(super) async fn run(context: &Arc<Context>, commands: &mut mpsc::Receiver<Command>) -> Result<(), SessionError> {
+    let mut session = Session::begin(context.clone()).await?;
+    session.work(commands).await
+}
+
+impl Session {
+    /// Acquires the shard, restores its state and applies what the last epoch left.
+    async fn begin(context: Arc<Context>) -> Result<Self, SessionError> {
+        let acquired = context.backends.checkpoints.acquire(context.shard).await.map_err(SessionError::Checkpoint)?;
+        let (lease, mut progress) = (acquired.lease, acquired.progress);
+        let mut shard = Shard::restore(context.settings.clone(), progress.ordinal, &acquired.entries)?;
+        drop(acquired.entries);
+        shard.set_generation(lease.generation);
+        let clock = SteadyClock::start(context.clock.wall_ns(), context.clock.monotonic_ns());
+        tracing::info!(
+            shard = %context.shard, generation = lease.generation, epoch = progress.prepared,
+            ordinal = progress.ordinal, keys = shard.keys().len(), rows = shard.state_rows(), "the shard is taken over"
+        );
+
+        let standing = standing(&lease, &progress);
+        let report = apply(&context, standing, &shard.apply_jobs(clock.now_ns()), shard.dead_jobs()).await;
+        take_report(&mut shard, report, clock.now_ns());
+        if progress.completed < progress.prepared {
+            let complete = context.backends.checkpoints.complete(&lease, progress.prepared).await;
+            complete.map_err(SessionError::Checkpoint)?;
+            progress.completed = progress.prepared;
+        }
+        acknowledge(&context, &progress.position).await;
+
+        let link = HotLink::start(context.hot.clone(), context.shard, context.shards, lease.generation);
+        let session = Self {
+            shard,
+            lease,
+            position: progress.position.clone(),
+            progress,
+            at_tip: false,
+            lag_ms: 0,
+            clock,
+            clock_refused: false,
+            reading: None,
+            link,
+            pushing: Pushing::default(),
+            heard: watch::Sender::new(0),
+            in_flight: None,
+            epoch_began_ns: context.clock.monotonic_ns(),
+            epoch_bytes: 0,
+            draining: false,
+            last_epoch: false,
+            context,
+        };
+        session.publish_report();
+        Ok(session)
+    }
+
+    async fn work(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), SessionError> {
+        let mut ticks = tokio::time::interval(self.tick());
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pushes = tokio::time::interval(tidegauge_core::limits::HOT_PUSH_INTERVAL_MIN);
+        pushes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.begin_epoch_if_due();
+            if self.draining && self.in_flight.is_none() && self.last_epoch {
+                self.publish_report();
+                return Ok(());
+            }
+            self.begin_reading();
+            let may_read = self.may_read();
+            let may_push = self.may_push();
+            tokio::select! {
+                batch = optional(&mut self.reading), if may_read => {
+                    self.reading = None;
+                    self.process(batch.map_err(SessionError::Log)?).await?;
+                }
+                _ = pushes.tick(), if may_push => self.push(),
+                event = self.link.events.recv() => self.take_hot_event(event.ok_or(SessionError::Task)?)?,
+                step = next_step(&mut self.in_flight) => match step {
+                    EpochStep::Applied(report) => self.take_applied(report),
+                    EpochStep::Ended(done) => self.finish_epoch(done).await?,
+                },
+                command = commands.recv() => match command {
+                    Some(Command::Status(scope, reply)) => {
+                        let status = self.status(scope.as_ref()).await;
+                        // Whoever asked may have gone.
+                        let _ = reply.send(status);
+                    }
+                    Some(Command::Drain) | None => {
+                        tracing::info!(shard = %self.context.shard, "draining");
+                        self.draining = true;
+                    }
+                },
+                _ = ticks.tick() => self.tick_over(),
+            }
+        }
+    }
+
+    /// Time between two looks at what is due: a fraction of the shortest interval.
+    fn tick(&self) -> Duration {
+        let options = &self.context.options;
+        let shortest = options.checkpoint_interval.min(options.publish_interval).min(options.idle_timeout);
+        (shortest / 4).clamp(Duration::from_millis(1), TICK_MAX)
+    }
+
+    /// The decisions' time.
+    fn now(&mut self) -> i64 {
+        let clock = &self.context.clock;
+        match self.clock.read(clock.wall_ns(), clock.monotonic_ns()) {
+            Step::Followed => self.clock_refused = false,
+            Step::Refused(ahead_ns) => {
+                if !std::mem::replace(&mut self.clock_refused, true) {
+                    let ahead_s = ahead_ns / tidegauge_core::time::SECOND_NS;
+                    tracing::warn!(shard = %self.context.shard, ahead_s, "the wall clock stepped and is not followed");
+                }
+            }
+        }
+        self.clock.now_ns()
+    }
+
+    fn may_read(&self) -> bool {
+        !self.draining && self.shard.has_room()
+    }
+
+    fn begin_reading(&mut self) {
+        if self.reading.is_some() || !self.may_read() {
+            return;
+        }
+        let (log, shard, position) = (self.context.backends.log.clone(), self.context.shard, self.position.clone());
+        let bytes_max = self.context.options.read_bytes;
+        self.reading = Some(Box::pin(async move { log.read(shard, &position, bytes_max, READ_WAIT).await }));
+    }
+
+    async fn process(&mut self, batch: ReadBatch) -> Result<(), SessionError> {
+        let now = self.now();
+        let mut events = 0;
+        for record in batch.records {
+            events += self.process_record(record, now);
+            if events >= EVENTS_PER_TURN {
+                events = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.at_tip = batch.at_tip;
+        self.check_replay()
+    }
+
+    fn process_record(&mut self, record: LogRecord, now: i64) -> usize {
+        self.epoch_bytes += record.payload.len() as u64;
+        self.position = record.position;
+        match batch::decode(record.payload.clone()) {
+            Ok(events) => {
+                self.lag_ms = u64::try_from(now.saturating_sub(events.arrival_ns) / 1_000_000).unwrap_or(0);
+                self.shard.process(&record.key, &events, &record.payload, now);
+                events.columns.len()
+            }
+            Err(error) => {
+                tracing::warn!(shard = %self.context.shard, key = %record.key, %error, "a record cannot be read");
+                self.shard.undecodable(&record.key, &record.payload, error.to_string(), now);
+                1
+            }
+        }
+    }
+
+    fn tick_over(&mut self) {
+        let now = self.now();
+        // What is still to be read may be what a key seems to be silent about.
+        if self.at_tip && self.may_read() {
+            self.shard.advance_idle(now);
+        }
+        self.publish_report();
+    }
+}
+
+fn standing(lease: &Lease, progress: &Progress) -> Standing {
+    Standing {
+        lineage: progress.lineage,
+        generation: lease.generation,
+        epoch: progress.prepared,
+        ordinal: progress.ordinal,
+    }
+}
+
+fn take_report(shard: &mut Shard, report: ApplyReport, now: i64) {
+    for (index, result) in report.keys {
+        match result {
+            Ok(()) => shard.applied(index),
+            Err(failure) => shard.parked(index, failure, now),
+        }
+    }
+    for batch in report.dead {
+        shard.dead_applied(&batch);
+    }
+}
+
+/// Lets the log forget what is checkpointed. A failure only lets it remember longer.
+async fn acknowledge(context: &Context, position: &Position) {
+    if position.is_start() {
+        return;
+    }
+    if let Err(error) = context.backends.log.acknowledge(context.shard, position).await {
+        tracing::warn!(shard = %context.shard, %error, "the log could not be told what is checkpointed");
+    }
+}
+
+/// Waits for something that may not be there: then for ever.
+async fn optional(reading: &mut Option<Reading>) -> Result<ReadBatch, StoreError> {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What happens to the epoch in flight.
+enum EpochStep {
+    Applied(Result<ApplyReport, oneshot::error::RecvError>),
+    Ended(Result<(), SessionError>),
+}
+
+async fn next_step(in_flight: &mut Option<InFlight>) -> EpochStep {
+    match in_flight {
+        Some(InFlight { report: Some(report), .. }) => EpochStep::Applied(report.await),
+        Some(epoch) => EpochStep::Ended((&mut epoch.task).await.unwrap_or(Err(SessionError::Task))),
+        None => std::future::pending().await,
+    }
+}

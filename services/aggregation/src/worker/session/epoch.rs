@@ -1,0 +1,94 @@
+//! When an epoch begins, and what happens when it ends.
+
+use tidegauge_core::ids::Epoch;
+use tokio::sync::oneshot;
+
+use super::super::SessionError;
+use super::super::apply::ApplyReport;
+use super::super::commit::{self, Work};
+use super::{Session, acknowledge, standing, take_report};
+
+impl Session {
+    /// Begins an epoch if none is in flight and one is due.
+    pub(super) fn begin_epoch_if_due(&mut self) {
+        if self.in_flight.is_some() || (self.draining && self.last_epoch) {
+            return;
+        }
+        let elapsed_ns = self.context.clock.monotonic_ns().saturating_sub(self.epoch_began_ns);
+        let options = &self.context.options;
+        let interval = options.checkpoint_interval.min(options.publish_interval);
+        let by_time = u128::from(elapsed_ns) >= interval.as_nanos();
+        let by_bytes = self.epoch_bytes >= options.checkpoint_log_bytes;
+        let pressed = !self.shard.has_room() || self.shard.dead_letters_press();
+        if !(by_time || by_bytes || pressed || self.draining) {
+            return;
+        }
+        let now = self.now();
+        let due = self.shard.changed() || self.shard.retry_is_due(now) || self.shard.cut_is_due(now);
+        if due {
+            self.begin_epoch(self.progress.prepared + 1, now);
+        }
+        self.last_epoch = self.draining;
+    }
+
+    fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
+        // Without hot-metric a cut would only make readers wait for it; a checkpoint is of use in any case.
+        if self.pushing.is_synced() || !self.shard.has_room() {
+            self.shard.relieve();
+            self.shard.cut_due(epoch, now);
+        }
+        let changes = self.shard.take_changes(epoch);
+        let jobs = self.shard.apply_jobs(now);
+        let dead = self.shard.dead_jobs();
+        self.epoch_began_ns = self.context.clock.monotonic_ns();
+        self.epoch_bytes = 0;
+        if changes.is_empty() && jobs.is_empty() && dead.is_empty() {
+            return;
+        }
+        self.shard.announce(&jobs);
+        let mut progress = self.progress.clone();
+        progress.prepared = epoch;
+        progress.ordinal = self.shard.ordinal();
+        let work = Work {
+            lease: self.lease,
+            standing: standing(&self.lease, &progress),
+            position: self.position.clone(),
+            changes,
+            jobs,
+            dead,
+            hot_goal: self.shard.hot_progress().0,
+            hot_heard: self.heard.subscribe(),
+        };
+        self.in_flight = Some(commit::start(self.context.clone(), work, self.epoch_began_ns));
+    }
+
+    /// The outputs of the epoch in flight are applied: boundaries move.
+    pub(super) fn take_applied(&mut self, report: Result<ApplyReport, oneshot::error::RecvError>) {
+        let now = self.now();
+        let Some(epoch) = &mut self.in_flight else { return };
+        epoch.report = None;
+        // Without a report the task has failed; its end tells why.
+        let Ok(report) = report else { return };
+        self.progress.prepared = epoch.epoch;
+        take_report(&mut self.shard, report, now);
+        if let Some(goal) = epoch.boundary_goal.take() {
+            let _ = goal.send(self.shard.hot_progress().0);
+        }
+    }
+
+    /// The epoch in flight is complete, or has failed.
+    pub(super) async fn finish_epoch(&mut self, done: Result<(), SessionError>) -> Result<(), SessionError> {
+        let Some(epoch) = self.in_flight.take() else { return Ok(()) };
+        done?;
+        self.progress.prepared = epoch.epoch;
+        self.progress.completed = epoch.epoch;
+        self.progress.ordinal = epoch.ordinal;
+        self.progress.position = epoch.position;
+        let taken_ns = self.context.clock.monotonic_ns().saturating_sub(epoch.started_ns);
+        metrics::histogram!("tidegauge_aggregation_epoch_seconds").record(taken_ns as f64 / 1e9);
+        metrics::counter!("tidegauge_aggregation_epochs_total").increment(1);
+        acknowledge(&self.context, &self.progress.position).await;
+        self.publish_report();
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! What the outside may know of a session.
+
+use std::time::Duration;
+
+use tidegauge_core::scope::TenantScope;
+
+use super::Session;
+use crate::status::{KeyReport, ShardReport};
+
+impl Session {
+    /// The shard, and the keys of the scope.
+    pub(super) async fn status(&mut self, scope: Option<&TenantScope>) -> (ShardReport, Vec<KeyReport>) {
+        let mut report = self.shard_report();
+        report.quiescent = self.is_quiescent().await;
+        if let Ok(status) = self.context.backends.log.status(self.context.shard).await {
+            report.log_bytes = status.bytes;
+        }
+        self.context.update_report(|known| *known = report.clone());
+        let covered = self.shard.keys().iter().filter(|key| scope.is_none_or(|s| s.contains(&key.key.tenant)));
+        let keys = covered.map(|state| {
+            let outbox = state.outbox();
+            KeyReport {
+                key: state.key.clone(),
+                shard: self.context.shard,
+                watermark_ns: state.times().map(|(watermark, _)| watermark),
+                boundary_ns: state.times().map(|(_, boundary)| boundary),
+                counters: state.counters,
+                pending: state.pending(),
+                state_rows: state.state_rows() as u64,
+                parked: outbox.map_or_else(Vec::new, |outbox| outbox.parked.clone()),
+                stopped_because: outbox.and_then(|outbox| outbox.stopped.clone()),
+            }
+        });
+        (report, keys.collect())
+    }
+
+    /// Whether nothing durable is unprocessed and nothing processed is on its way.
+    async fn is_quiescent(&mut self) -> bool {
+        let still = self.in_flight.is_none()
+            && self.shard.settled()
+            && self.pushing.is_synced()
+            && self.pushing.is_quiet()
+            && !self.shard.has_updates();
+        if !still {
+            return false;
+        }
+        // Only the log itself knows what was durable when the question came.
+        let log = &self.context.backends.log;
+        match log.read(self.context.shard, &self.position, 1, Duration::ZERO).await {
+            Ok(batch) => batch.records.is_empty(),
+            Err(_) => false,
+        }
+    }
+
+    fn shard_report(&self) -> ShardReport {
+        ShardReport {
+            generation: self.lease.generation,
+            prepared: self.progress.prepared,
+            completed: self.progress.completed,
+            ordinal: self.shard.ordinal(),
+            at_tip: self.at_tip,
+            lag_ms: if self.at_tip { 0 } else { self.lag_ms },
+            state_rows: self.shard.state_rows() as u64,
+            log_bytes: self.context.report().log_bytes,
+            stopped_because: None,
+            quiescent: false,
+        }
+    }
+
+    /// Leaves the state where it can be seen while the worker is busy, and in the metrics.
+    pub(super) fn publish_report(&self) {
+        let report = self.shard_report();
+        let shard = self.context.shard.to_string();
+        let keys = self.shard.keys();
+        let watermarks = keys.iter().filter_map(|key| key.times()).map(|(watermark, _)| watermark);
+        let watermark_lag_ns = watermarks.min().map_or(0, |oldest| self.clock.now_ns().saturating_sub(oldest));
+        let sum = |of: fn(&crate::decide::KeyState) -> u64| keys.iter().map(of).sum::<u64>();
+        let parked = keys.iter().filter(|key| key.outbox().is_some_and(|outbox| outbox.attempts > 0)).count();
+        for (name, value) in [
+            ("tidegauge_aggregation_lag_seconds", report.lag_ms as f64 / 1e3),
+            ("tidegauge_aggregation_watermark_lag_seconds", watermark_lag_ns as f64 / 1e9),
+            ("tidegauge_aggregation_state_rows", report.state_rows as f64),
+            ("tidegauge_aggregation_keys", keys.len() as f64),
+            ("tidegauge_aggregation_parked_keys", parked as f64),
+            ("tidegauge_aggregation_pending_events", sum(|key| key.pending()) as f64),
+            ("tidegauge_aggregation_clock_refused", f64::from(u8::from(self.clock_refused))),
+        ] {
+            metrics::gauge!(name, "shard" => shard.clone()).set(value);
+        }
+        for (name, value) in [
+            ("tidegauge_aggregation_events_total", sum(|key| key.counters.on_log)),
+            ("tidegauge_aggregation_duplicate_events_total", sum(|key| key.counters.duplicates)),
+            ("tidegauge_aggregation_late_events_total", sum(|key| key.counters.late)),
+            ("tidegauge_aggregation_backfilled_events_total", sum(|key| key.counters.backfilled)),
+            ("tidegauge_aggregation_dead_events_total", sum(|key| key.counters.dead)),
+        ] {
+            metrics::counter!(name, "shard" => shard.clone()).absolute(value);
+        }
+        self.context.update_report(|known| *known = report);
+    }
+}

@@ -1,0 +1,109 @@
+//! When hot-metric is told, and what it is known to hold.
+
+use std::collections::HashMap;
+
+use tidegauge_core::{Key, Ordinal};
+
+use super::super::SessionError;
+use super::super::hot::{HotEvent, Push};
+use super::Session;
+
+/// Values and windows of one push: coalescing does the rest.
+const ITEMS_PER_PUSH: usize = 20_000;
+
+/// Where the stream to hot-metric stands.
+#[derive(Debug, Default)]
+pub(super) struct Pushing {
+    /// The stream in use.
+    stream: Option<u64>,
+    /// Whether any stream has been opened in this session.
+    met: bool,
+    /// Ordinal up to which hot-metric has heard in earlier sessions: nothing older is pushed.
+    target: Ordinal,
+    /// Entries of the queue that make up the snapshot.
+    snapshot_through: u64,
+    /// The end mark of the snapshot has been sent.
+    snapshot_sent: bool,
+    /// Entries taken from the queue with the push under way.
+    under_way: Option<u64>,
+    /// The snapshot is acknowledged.
+    synced: bool,
+}
+
+impl Pushing {
+    /// Whether hot-metric holds all that it was told.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.under_way.is_none()
+    }
+}
+
+impl Session {
+    pub(super) fn may_push(&self) -> bool {
+        let pushing = &self.pushing;
+        pushing.stream.is_some()
+            && pushing.under_way.is_none()
+            && self.shard.ordinal() >= pushing.target
+            && (self.shard.has_updates() || !pushing.snapshot_sent)
+    }
+
+    pub(super) fn push(&mut self) {
+        let Some(stream) = self.pushing.stream else { return };
+        let updates = self.shard.collect_updates(ITEMS_PER_PUSH);
+        let (_, taken) = self.shard.hot_progress();
+        let snapshot_complete = !self.pushing.snapshot_sent && taken >= self.pushing.snapshot_through;
+        self.pushing.snapshot_sent |= snapshot_complete;
+        self.pushing.under_way = Some(taken);
+        // The queue has room for more than the one push that is ever under way; a closed one is told as an event.
+        if self.link.pushes.try_send(Push { stream, updates, snapshot_complete }).is_err() {
+            tracing::debug!(shard = %self.context.shard, "the stream to hot-metric is closing");
+        }
+    }
+
+    pub(super) fn take_hot_event(&mut self, event: HotEvent) -> Result<(), SessionError> {
+        match event {
+            HotEvent::Connected(stream, versions) => {
+                let newest = versions.iter().map(|(_, version)| version.generation).max().unwrap_or(0);
+                let ours = self.lease.generation;
+                // Under our own generation only this very session has pushed.
+                if newest > ours || (newest == ours && !self.pushing.met) {
+                    return Err(SessionError::HotAhead { hot: newest, ours });
+                }
+                let known: HashMap<Key, Ordinal> =
+                    versions.into_iter().map(|(key, version)| (key, version.ordinal)).collect();
+                let target = known.values().copied().max().unwrap_or(0);
+                self.shard.restart_hot(&known);
+                let snapshot_through = self.shard.hot_progress().0;
+                self.pushing =
+                    Pushing { stream: Some(stream), met: true, target, snapshot_through, ..Pushing::default() };
+                return self.check_replay();
+            }
+            HotEvent::Acked(stream) => {
+                if self.pushing.stream == Some(stream)
+                    && let Some(taken) = self.pushing.under_way.take()
+                    && self.pushing.snapshot_sent
+                {
+                    self.pushing.synced = true;
+                    self.heard.send_replace(taken);
+                }
+            }
+            HotEvent::Lost => {
+                self.pushing = Pushing { met: self.pushing.met, ..Pushing::default() };
+            }
+        }
+        Ok(())
+    }
+
+    /// A log that ends before what hot-metric holds has lost records.
+    pub(super) fn check_replay(&self) -> Result<(), SessionError> {
+        let (hot, ours) = (self.pushing.target, self.shard.ordinal());
+        if self.pushing.stream.is_some() && self.at_tip && ours < hot {
+            return Err(SessionError::LogShort { hot, ours });
+        }
+        Ok(())
+    }
+}

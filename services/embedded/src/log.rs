@@ -1,0 +1,334 @@
+//! The embedded event log: shards of segment files on the local disk (design I1).
+//!
+//! One directory a shard, one append-only chain of segment files in it ([`format`] documents the bytes). A position is
+//! the number of record bytes since the shard began, 8 bytes big endian.
+//!
+//! A thread per shard commits what waits: one write, one `fdatasync`, then all answers. What arrives during a sync forms
+//! the next commit, so batching needs no delay. A failed sync ends the process; a write that finds no space is cut back
+//! and refused, and the log goes on. A start checks what a crash can have touched ([`recovery`]); everything else is
+//! checked when it is read. Nothing is ever skipped.
+//!
+//! Whoever opens the log holds the lock of its directory ([`crate::data_dir`]).
+
+mod fill;
+mod format;
+mod meter;
+mod open;
+mod options;
+mod queue;
+mod read;
+mod recovery;
+mod segment;
+mod shard;
+mod writer;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidegauge_core::ShardId;
+use tidegauge_core::clock::Clock;
+use tidegauge_core::limits::RECORD_BYTES_MAX;
+use tidegauge_core::log::{EventLog, NewRecord, Position, ReadBatch, ShardStatus, StoreError};
+use tokio::sync::oneshot;
+
+use crate::files::Files;
+use fill::Filler;
+use queue::{Job, PendingRecord, Refusal};
+use shard::Shard;
+use writer::{Active, Writer};
+
+pub use options::{AbortHook, DiskReserve, LogOptions};
+
+/// When a caller should try again after a full queue: some commits later.
+const BUSY_RETRY: Duration = Duration::from_millis(50);
+
+/// The embedded log.
+#[derive(Debug)]
+pub struct EmbeddedLog {
+    shards: Vec<Arc<Shard>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl EmbeddedLog {
+    /// Opens the log, making it if there is none. Blocks: it checks the last segment of every shard.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for damage or a log that ends before a known position, with file, offset and advice;
+    /// [`StoreError::Invalid`] for options that do not fit the log; [`StoreError::Full`] and [`StoreError::Io`].
+    pub fn open(options: LogOptions, files: Arc<dyn Files>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let now_ns = clock.wall_ns();
+        open::prepare(&options, &*files, now_ns)?;
+        let opened = open::open_shards(&options, &files, now_ns)?;
+        let options = Arc::new(options);
+        // One request a shard at a time.
+        let (fill_sender, requests) = mpsc::sync_channel(opened.len());
+        let filler = Filler {
+            requests,
+            files: Arc::clone(&files),
+            dir: options.dir.clone(),
+            reserve: options.reserve,
+            abort: options.abort.clone(),
+        };
+        let mut log = Self { shards: Vec::with_capacity(opened.len()), threads: Mutex::default() };
+        log.spawn("log-fill".to_owned(), move || filler.run())?;
+        for (id, opened) in (0..).map(ShardId).zip(opened) {
+            let dir = segment::shard_dir(&options.dir, id);
+            let (end, filled, last) = (opened.end, opened.filled, opened.segments.back().cloned());
+            let shard = Shard::new(id, dir, Arc::clone(&options), Arc::clone(&files), Arc::clone(&clock), opened);
+            let shard = Arc::new(shard);
+            log.shards.push(Arc::clone(&shard));
+            if let Some((last, file)) = last.and_then(|last| Some((last.clone(), last.active?))) {
+                let active = Active::new(&shard, last.base, file, filled, last_offset(last.base, end));
+                let writer = Writer::new(shard, active, end, fill_sender.clone());
+                log.spawn(format!("log-{id}"), move || writer.run())?;
+            }
+        }
+        Ok(log)
+    }
+
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let spawned = Builder::new().name(name).spawn(body);
+        let thread = spawned.map_err(|source| StoreError::Io { doing: "start a thread".to_owned(), source })?;
+        self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Takes no more records, makes durable what waits, and ends the log's threads. Reading goes on.
+    pub async fn close(&self) {
+        self.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // A thread that panicked has said so.
+        let _ = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+    }
+
+    fn stop(&self) {
+        for shard in &self.shards {
+            shard.queue.close("the log is closing");
+        }
+    }
+
+    fn shard(&self, id: ShardId) -> Result<&Arc<Shard>, StoreError> {
+        let shard = usize::try_from(id.0).ok().and_then(|index| self.shards.get(index));
+        shard.ok_or_else(|| StoreError::Invalid(format!("shard {id} of a log with {} shards", self.shards.len())))
+    }
+
+    /// Divides the records of a call by shard and makes them ready, or refuses the call.
+    fn divide(&self, records: Vec<NewRecord>) -> Result<Vec<Part>, StoreError> {
+        let shards = self.shards();
+        let mut parts: Vec<Part> = Vec::new();
+        for (index, record) in records.into_iter().enumerate() {
+            let key = record.key.to_string().into_bytes().into_boxed_slice();
+            let bytes = key.len() + record.payload.len();
+            if bytes > RECORD_BYTES_MAX {
+                return Err(StoreError::Invalid(format!("a record of {bytes} bytes, more than {RECORD_BYTES_MAX}")));
+            }
+            let shard = record.key.shard(shards);
+            let content_checksum = format::content_checksum(&key, &record.payload);
+            let stored_bytes = format::stored_bytes(key.len(), record.payload.len());
+            let pending = PendingRecord { key, payload: record.payload, content_checksum };
+            match parts.iter_mut().find(|part| part.shard == shard) {
+                Some(part) => part.push(index, pending, stored_bytes),
+                None => {
+                    let mut part = Part { shard, indexes: Vec::new(), records: Vec::new(), stored_bytes: 0 };
+                    part.push(index, pending, stored_bytes);
+                    parts.push(part);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Takes room in all queues, or in none.
+    fn reserve(&self, parts: &[Part]) -> Result<(), StoreError> {
+        for (done, part) in parts.iter().enumerate() {
+            let shard = self.shard(part.shard)?;
+            let refused = match shard.full.load(Ordering::Acquire) {
+                // Asked before anything is queued, so that a refused call over several shards leaves nothing.
+                true => shard.check_reserve(part.stored_bytes).err().map(StoreError::Full),
+                false => None,
+            };
+            let refused = match refused {
+                None if part.stored_bytes > shard.options.queue_bytes => Some(StoreError::Invalid(format!(
+                    "{} bytes in one call for shard {}, more than its queue ever holds",
+                    part.stored_bytes, part.shard
+                ))),
+                None if !shard.queue.reserve(part.stored_bytes) => Some(StoreError::Busy {
+                    what: format!("the queue of shard {}", part.shard),
+                    retry_after: BUSY_RETRY,
+                }),
+                other => other,
+            };
+            if let Some(error) = refused {
+                for part in &parts[..done] {
+                    self.release(part);
+                }
+                return Err(error);
+            }
+            shard.meter.queue_bytes.increment(part.stored_bytes as f64);
+        }
+        Ok(())
+    }
+
+    fn release(&self, part: &Part) {
+        if let Ok(shard) = self.shard(part.shard) {
+            shard.queue.release(part.stored_bytes);
+            shard.meter.queue_bytes.decrement(part.stored_bytes as f64);
+        }
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one call brings to one shard.
+struct Part {
+    shard: ShardId,
+    /// Places of the records in the call.
+    indexes: Vec<usize>,
+    records: Vec<PendingRecord>,
+    stored_bytes: usize,
+}
+
+impl Part {
+    fn push(&mut self, index: usize, record: PendingRecord, stored_bytes: usize) {
+        self.indexes.push(index);
+        self.records.push(record);
+        self.stored_bytes += stored_bytes;
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Vec<u64>, Refusal>>;
+
+#[async_trait]
+impl EventLog for EmbeddedLog {
+    fn shards(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<(ShardId, Position)>, StoreError> {
+        let count = records.len();
+        let parts = self.divide(records)?;
+        self.reserve(&parts)?;
+        let mut waiting: Vec<(ShardId, Vec<usize>, Answer)> = Vec::with_capacity(parts.len());
+        let mut refused = None;
+        for part in parts {
+            let (done, answer) = oneshot::channel();
+            let shard = self.shard(part.shard)?;
+            let job = Job { records: part.records, stored_bytes: part.stored_bytes, done };
+            match shard.queue.push(job) {
+                Ok(()) => waiting.push((part.shard, part.indexes, answer)),
+                Err(why) => {
+                    shard.queue.release(part.stored_bytes);
+                    shard.meter.queue_bytes.decrement(part.stored_bytes as f64);
+                    refused = Some(StoreError::Unavailable(why));
+                }
+            }
+        }
+        let mut positions = vec![(ShardId(0), Position::start()); count];
+        let mut written = false;
+        for (shard, indexes, answer) in waiting {
+            match answer.await {
+                Ok(Ok(after)) => {
+                    written = true;
+                    for (index, after) in indexes.into_iter().zip(after) {
+                        positions[index] = (shard, position(after));
+                    }
+                }
+                Ok(Err(refusal)) => refused = Some(refusal.into()),
+                Err(_) => refused = Some(StoreError::Unavailable(format!("shard {shard} has stopped"))),
+            }
+        }
+        match refused {
+            None => Ok(positions),
+            // Full means that nothing is on the log; here other shards have their part already.
+            Some(StoreError::Full(what)) if written => Err(StoreError::Unavailable(format!("partly written: {what}"))),
+            Some(error) => Err(error),
+        }
+    }
+
+    async fn read(
+        &self,
+        shard: ShardId,
+        from: &Position,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<ReadBatch, StoreError> {
+        let shard = Arc::clone(self.shard(shard)?);
+        let mut durable = shard.durable.subscribe();
+        let from = parse_position(from)?.unwrap_or_else(|| shard.oldest());
+        if from < shard.oldest() {
+            return Err(shard.passed(from));
+        }
+        let mut end = shard.durable_end();
+        if from > end {
+            let what = format!("position {from} of shard {}: the log ends at {end}", shard.id);
+            return Err(StoreError::NotFound(what));
+        }
+        if from == end && !wait.is_zero() {
+            let grown = tokio::time::timeout(wait, durable.wait_for(|end| *end > from)).await;
+            end = grown.ok().and_then(Result::ok).map_or(end, |grown| *grown);
+        }
+        if from == end {
+            return Ok(ReadBatch { records: Vec::new(), at_tip: true });
+        }
+        let reading = Arc::clone(&shard);
+        let read = tokio::task::spawn_blocking(move || reading.read_block(from, end, bytes_max)).await;
+        let records = read.map_err(|error| StoreError::Unavailable(format!("reading was interrupted: {error}")))??;
+        let last = records.last().map(|record| parse_position(&record.position)).transpose()?.flatten();
+        Ok(ReadBatch { records, at_tip: last == Some(shard.durable_end()) })
+    }
+
+    async fn status(&self, shard: ShardId) -> Result<ShardStatus, StoreError> {
+        Ok(self.shard(shard)?.status())
+    }
+
+    async fn acknowledge(&self, shard: ShardId, position: &Position) -> Result<(), StoreError> {
+        let shard = Arc::clone(self.shard(shard)?);
+        let Some(upto) = parse_position(position)? else {
+            return Ok(());
+        };
+        let end = shard.durable_end();
+        if upto > end {
+            let what = format!("position {upto} of shard {} is acknowledged, but the log ends at {end}", shard.id);
+            return Err(StoreError::Invalid(what));
+        }
+        shard.acknowledge(upto);
+        if !shard.has_expired() {
+            return Ok(());
+        }
+        let deleted = tokio::task::spawn_blocking(move || shard.retain()).await;
+        deleted.map_err(|error| StoreError::Unavailable(format!("deleting was interrupted: {error}")))?
+    }
+}
+
+/// A position of this log as the contract's opaque one.
+fn position(bytes: u64) -> Position {
+    Position(Bytes::copy_from_slice(&bytes.to_be_bytes()))
+}
+
+/// The position as a number; `None` for the start.
+fn parse_position(position: &Position) -> Result<Option<u64>, StoreError> {
+    if position.is_start() {
+        return Ok(None);
+    }
+    match <[u8; 8]>::try_from(&position.0[..]).map(u64::from_be_bytes) {
+        Ok(bytes) if bytes % format::ALIGN as u64 == 0 => Ok(Some(bytes)),
+        _ => Err(StoreError::Invalid(format!("{:?} is no position of this log", position.0))),
+    }
+}
+
+/// Offset in the segment's file of a position.
+fn last_offset(base: u64, position: u64) -> u64 {
+    format::SEGMENT_HEADER_BYTES as u64 + position - base
+}

@@ -1,0 +1,33 @@
+//! Figures of one shard, for the `metrics` recorder of the process.
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use tidegauge_core::ShardId;
+
+/// Handles are taken once, when the log opens: install the recorder before.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub(super) append_bytes: Counter,
+    pub(super) append_records: Counter,
+    pub(super) refused: Counter,
+    pub(super) syncs: Counter,
+    pub(super) sync_seconds: Histogram,
+    pub(super) queue_bytes: Gauge,
+    pub(super) kept_bytes: Gauge,
+    pub(super) segments_deleted: Counter,
+}
+
+impl Meter {
+    pub(super) fn new(shard: ShardId) -> Self {
+        let shard = shard.to_string();
+        Self {
+            append_bytes: counter!("tidegauge_log_append_bytes_total", "shard" => shard.clone()),
+            append_records: counter!("tidegauge_log_append_records_total", "shard" => shard.clone()),
+            refused: counter!("tidegauge_log_refused_appends_total", "shard" => shard.clone()),
+            syncs: counter!("tidegauge_log_syncs_total", "shard" => shard.clone()),
+            sync_seconds: histogram!("tidegauge_log_sync_seconds", "shard" => shard.clone()),
+            queue_bytes: gauge!("tidegauge_log_queue_bytes", "shard" => shard.clone()),
+            kept_bytes: gauge!("tidegauge_log_kept_bytes", "shard" => shard.clone()),
+            segments_deleted: counter!("tidegauge_log_segments_deleted_total", "shard" => shard),
+        }
+    }
+}

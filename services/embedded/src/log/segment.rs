@@ -1,0 +1,132 @@
+//! Segment files of a shard: names, creation, and the chain they form.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegauge_core::ShardId;
+use tidegauge_core::log::StoreError;
+
+use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::files::{FileHandle, Files, read_full, write_full};
+
+const SUFFIX: &str = ".seg";
+const UNFINISHED_SUFFIX: &str = ".new";
+
+/// What to do about damage; part of every message that refuses a start or a read.
+const ADVICE: &str = "restore the data directory from a backup; nothing was changed or skipped";
+
+/// A segment of a shard.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    /// Position of its first record.
+    pub(super) base: u64,
+    /// When it was begun; its predecessor's records are all older.
+    pub(super) created_ns: i64,
+    pub(super) path: PathBuf,
+    /// The open file of the segment that is written; sealed ones are opened when they are read.
+    pub(super) active: Option<Arc<dyn FileHandle>>,
+}
+
+impl Segment {
+    /// Offset in the file of a position.
+    pub(super) fn offset(&self, position: u64) -> u64 {
+        SEGMENT_HEADER_BYTES as u64 + position - self.base
+    }
+}
+
+/// Damage, with place and advice.
+pub(super) fn damaged(path: &Path, offset: u64, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("{} at offset {offset}: {what}; {ADVICE}", path.display()))
+}
+
+/// Wraps an error of the file layer.
+pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> StoreError {
+    StoreError::io(format!("{doing} {}", path.display()), source)
+}
+
+pub(super) fn shard_dir(log: &Path, shard: ShardId) -> PathBuf {
+    log.join(format!("shard-{:04}", shard.0))
+}
+
+pub(super) fn segment_path(dir: &Path, base: u64) -> PathBuf {
+    dir.join(format!("{base:020}{SUFFIX}"))
+}
+
+/// Bases of the segments in a directory, ascending; also removes what was begun and never finished.
+pub(super) fn segment_bases(files: &dyn Files, dir: &Path) -> Result<Vec<u64>, StoreError> {
+    let names = files.list(dir).map_err(|error| failed("list", dir, error))?;
+    let mut bases = Vec::new();
+    for name in names {
+        if name.ends_with(UNFINISHED_SUFFIX) {
+            let path = dir.join(&name);
+            files.remove(&path).map_err(|error| failed("remove unfinished", &path, error))?;
+        } else if let Some(digits) = name.strip_suffix(SUFFIX) {
+            match digits.parse() {
+                Ok(base) if digits.len() == 20 => bases.push(base),
+                _ => return Err(damaged(&dir.join(&name), 0, "the name of the segment is not a position")),
+            }
+        }
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// Reads and checks the header of a segment; `None` when the file is too short to hold one.
+pub(super) fn read_header(
+    file: &dyn FileHandle,
+    path: &Path,
+    shard: ShardId,
+    base: u64,
+) -> Result<Option<SegmentHeader>, StoreError> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let read = read_full(file, &mut bytes, 0).map_err(|error| failed("read", path, error))?;
+    if read < bytes.len() {
+        return Ok(None);
+    }
+    let header = SegmentHeader::decode(&bytes).map_err(|what| damaged(path, 0, &what))?;
+    if header.shard != shard || header.base != base {
+        let what =
+            format!("the segment is of shard {} and position {}, not what its name says", header.shard, header.base);
+        return Err(damaged(path, 0, &what));
+    }
+    Ok(Some(header))
+}
+
+/// Why a segment could not be begun.
+#[derive(Debug)]
+pub(super) enum CreateError {
+    /// Nothing of it is left, or what is left is removed at the next start.
+    Refused(io::Error),
+    /// A sync failed: nobody knows what is durable.
+    Sync(io::Error),
+}
+
+/// Begins a segment: beside the others first, so that a name ending in `.seg` always has a whole header.
+pub(super) fn create_segment(
+    files: &dyn Files,
+    dir: &Path,
+    header: SegmentHeader,
+) -> Result<(Segment, Arc<dyn FileHandle>), CreateError> {
+    let path = segment_path(dir, header.base);
+    let unfinished = path.with_extension(&UNFINISHED_SUFFIX[1..]);
+    let file = begin(files, &unfinished, header).inspect_err(|_| {
+        // Best effort: the next start removes it too.
+        let _ = files.remove(&unfinished);
+    })?;
+    files.rename(&unfinished, &path).map_err(CreateError::Refused)?;
+    files.sync_dir(dir).map_err(CreateError::Sync)?;
+    let segment = Segment { base: header.base, created_ns: header.created_ns, path, active: Some(Arc::clone(&file)) };
+    Ok((segment, file))
+}
+
+fn begin(files: &dyn Files, path: &Path, header: SegmentHeader) -> Result<Arc<dyn FileHandle>, CreateError> {
+    match files.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CreateError::Refused(error)),
+        _ => {}
+    }
+    let file = files.create(path).map_err(CreateError::Refused)?;
+    write_full(&*file, &header.encode(), 0).map_err(CreateError::Refused)?;
+    file.sync_all().map_err(CreateError::Sync)?;
+    Ok(file)
+}

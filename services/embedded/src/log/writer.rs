@@ -1,0 +1,277 @@
+//! The writer of a shard: a thread of its own that commits what waits, in one write and one sync.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::fill::Fill;
+use super::format::{Envelope, Place, SEGMENT_HEADER_BYTES, SegmentHeader, stored_bytes};
+use super::queue::{Job, Refusal, Taken};
+use super::segment::{CreateError, create_segment, segment_path};
+use super::shard::Shard;
+use crate::files::{FileHandle, write_vectored_full};
+
+/// How often an idle writer looks for segments to delete.
+const IDLE: Duration = Duration::from_secs(60);
+/// Payloads up to this are copied beside their headers: cheaper than a piece of their own.
+const INLINE_BYTES_MAX: usize = 4 << 10;
+/// Commits above this gain nothing from zeros written ahead.
+const SMALL_COMMIT_BYTES: usize = 256 << 10;
+
+/// The writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shard: Arc<Shard>,
+    active: Active,
+    /// Position after the last record.
+    end: u64,
+    filler: SyncSender<Arc<Fill>>,
+    /// Headers, paddings and small payloads of a commit; reused.
+    inline: Vec<u8>,
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) base: u64,
+    pub(super) file: Arc<dyn FileHandle>,
+    pub(super) fill: Arc<Fill>,
+}
+
+impl Active {
+    /// `filled` is the length of the file, `end` the offset after its records.
+    pub(super) fn new(shard: &Shard, base: u64, file: Arc<dyn FileHandle>, filled: u64, end: u64) -> Self {
+        let limit = SEGMENT_HEADER_BYTES as u64 + shard.options.segment_bytes;
+        let fill = Fill::new(Arc::clone(&file), filled, end, shard.options.write_ahead_bytes, limit);
+        Self { base, file, fill: Arc::new(fill) }
+    }
+}
+
+/// Why a commit failed.
+enum Failure {
+    /// Nothing of it is on the log, which goes on.
+    Refused(Refusal),
+    /// Nobody knows what is durable.
+    Unknown(String),
+}
+
+enum Piece<'a> {
+    Inline(Range<usize>),
+    Payload(&'a Bytes),
+}
+
+impl Writer {
+    pub(super) fn new(shard: Arc<Shard>, active: Active, end: u64, filler: SyncSender<Arc<Fill>>) -> Self {
+        Self { shard, active, end, filler, inline: Vec::new() }
+    }
+
+    /// Commits until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        // Also if this thread should panic: nobody waits for an answer that cannot come.
+        let _closing = FailOnDrop(Arc::clone(&self.shard));
+        self.write_ahead();
+        loop {
+            match self.shard.queue.take(self.shard.options.group_commit_bytes, IDLE) {
+                Taken::Jobs(jobs) => {
+                    if let Err(reason) = self.commit(jobs) {
+                        self.shard.options.abort.call(&reason);
+                        self.shard.queue.fail(&reason);
+                        return;
+                    }
+                }
+                Taken::Idle => {
+                    if let Err(error) = self.shard.retain() {
+                        tracing::warn!(%error, shard = self.shard.id.0, "cannot delete old segments of the log");
+                    }
+                }
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    /// Writes jobs and answers them.
+    ///
+    /// # Errors
+    /// Why the process must end.
+    fn commit(&mut self, jobs: Vec<Job>) -> Result<(), String> {
+        let bytes: usize = jobs.iter().map(|job| job.stored_bytes).sum();
+        let written = self.write(&jobs, bytes);
+        self.shard.queue.release(bytes);
+        self.shard.meter.queue_bytes.decrement(bytes as f64);
+        self.shard.full.store(matches!(&written, Err(Failure::Refused(Refusal::Full(_)))), Ordering::Release);
+        match written {
+            Ok(()) => {
+                let mut position = self.end;
+                self.end += bytes as u64;
+                // Readers first: whoever has an answer finds the record.
+                self.shard.durable.send_replace(self.end);
+                self.shard.meter.append_bytes.increment(bytes as u64);
+                for job in jobs {
+                    self.shard.meter.append_records.increment(job.records.len() as u64);
+                    let after = job.records.iter().map(|record| {
+                        position += stored_bytes(record.key.len(), record.payload.len()) as u64;
+                        position
+                    });
+                    let positions = after.collect();
+                    let _ = job.done.send(Ok(positions));
+                }
+                self.shard.measure();
+                if bytes <= SMALL_COMMIT_BYTES {
+                    self.write_ahead();
+                }
+                Ok(())
+            }
+            Err(Failure::Refused(refusal)) => {
+                self.shard.meter.refused.increment(jobs.len() as u64);
+                for job in jobs {
+                    let _ = job.done.send(Err(refusal.clone()));
+                }
+                Ok(())
+            }
+            Err(Failure::Unknown(reason)) => {
+                for job in jobs {
+                    let _ = job.done.send(Err(Refusal::Stopped(reason.clone())));
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    fn write(&mut self, jobs: &[Job], bytes: usize) -> Result<(), Failure> {
+        self.check_reserve(bytes)?;
+        let used = self.end - self.active.base;
+        if used > 0 && used + bytes as u64 > self.shard.options.segment_bytes {
+            self.roll()?;
+        }
+        let offset = self.offset();
+        self.active.fill.claim(offset + bytes as u64);
+        if let Err(error) = self.write_records(jobs, offset) {
+            return Err(self.cut_back(offset, &error));
+        }
+        let start_ns = self.shard.clock.monotonic_ns();
+        self.active.file.sync_data().map_err(|error| self.sync_failed(&error))?;
+        let took_ns = self.shard.clock.monotonic_ns().saturating_sub(start_ns);
+        self.shard.meter.syncs.increment(1);
+        self.shard.meter.sync_seconds.record(took_ns as f64 / 1e9);
+        Ok(())
+    }
+
+    fn offset(&self) -> u64 {
+        SEGMENT_HEADER_BYTES as u64 + self.end - self.active.base
+    }
+
+    fn check_reserve(&self, bytes: usize) -> Result<(), Failure> {
+        match self.shard.check_reserve(bytes) {
+            Ok(()) => Ok(()),
+            Err(what) => Err(Failure::Refused(Refusal::Full(what))),
+        }
+    }
+
+    /// Lays out the records around their payloads and writes them.
+    fn write_records(&mut self, jobs: &[Job], offset: u64) -> io::Result<()> {
+        self.inline.clear();
+        let mut pieces = Vec::new();
+        let mut inline_from = 0;
+        let mut place = Place { position: self.end, offset, commit_start: self.end };
+        for record in jobs.iter().flat_map(|job| &job.records) {
+            let envelope = Envelope::new(place, &record.key, &record.payload, record.content_checksum);
+            self.inline.extend_from_slice(&envelope.header);
+            self.inline.extend_from_slice(&record.key);
+            if record.payload.len() <= INLINE_BYTES_MAX {
+                self.inline.extend_from_slice(&record.payload);
+            } else {
+                pieces.push(Piece::Inline(inline_from..self.inline.len()));
+                pieces.push(Piece::Payload(&record.payload));
+                inline_from = self.inline.len();
+            }
+            self.inline.extend_from_slice(envelope.tail());
+            let stored = stored_bytes(record.key.len(), record.payload.len()) as u64;
+            place.position += stored;
+            place.offset += stored;
+        }
+        pieces.push(Piece::Inline(inline_from..self.inline.len()));
+        let mut slices: Vec<IoSlice<'_>> = pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Inline(range) => IoSlice::new(&self.inline[range.clone()]),
+                Piece::Payload(payload) => IoSlice::new(payload),
+            })
+            .collect();
+        write_vectored_full(&*self.active.file, &mut slices, offset)
+    }
+
+    /// Takes a failed write back, durably: what was refused must not come up after a crash.
+    fn cut_back(&self, offset: u64, cause: &io::Error) -> Failure {
+        let path = segment_path(&self.shard.dir, self.active.base);
+        let undone = self.active.fill.cut_back(offset).and_then(|()| self.active.file.sync_all());
+        match undone {
+            Ok(()) => {
+                tracing::warn!(error = %cause, shard = self.shard.id.0, "a write of the log failed and was cut back");
+                Failure::Refused(refusal("write", &path, cause))
+            }
+            Err(error) => {
+                Failure::Unknown(format!("cutting {} back after a failed write ({cause}): {error}", path.display()))
+            }
+        }
+    }
+
+    /// Seals the segment and goes on in a new one.
+    fn roll(&mut self) -> Result<(), Failure> {
+        let path = segment_path(&self.shard.dir, self.active.base);
+        match self.active.fill.seal(self.offset()) {
+            Ok(false) => {}
+            Ok(true) => self.active.file.sync_all().map_err(|error| self.sync_failed(&error))?,
+            Err(error) => return Err(Failure::Refused(refusal("cut", &path, &error))),
+        }
+        let header = SegmentHeader { shard: self.shard.id, base: self.end, created_ns: self.shard.clock.wall_ns() };
+        let created = create_segment(&*self.shard.files, &self.shard.dir, header);
+        let (segment, file) = created.map_err(|error| match error {
+            CreateError::Refused(error) => {
+                Failure::Refused(refusal("begin", &segment_path(&self.shard.dir, self.end), &error))
+            }
+            CreateError::Sync(error) => self.sync_failed(&error),
+        })?;
+        let header_bytes = SEGMENT_HEADER_BYTES as u64;
+        self.active = Active::new(&self.shard, self.end, file, header_bytes, header_bytes);
+        self.shard.push_segment(segment);
+        if self.shard.has_expired()
+            && let Err(error) = self.shard.retain()
+        {
+            tracing::warn!(%error, shard = self.shard.id.0, "cannot delete old segments of the log");
+        }
+        Ok(())
+    }
+
+    fn sync_failed(&self, error: &io::Error) -> Failure {
+        let path = segment_path(&self.shard.dir, self.active.base);
+        Failure::Unknown(format!("sync of {} failed: {error}", path.display()))
+    }
+
+    /// Asks for zeros ahead; if the helper has too much to do, commits are slower and no less safe.
+    fn write_ahead(&self) {
+        if self.active.fill.request() && self.filler.try_send(Arc::clone(&self.active.fill)).is_err() {
+            self.active.fill.finished();
+        }
+    }
+}
+
+fn refusal(doing: &str, path: &std::path::Path, error: &io::Error) -> Refusal {
+    let doing = format!("{doing} {}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::Full(doing),
+        kind => Refusal::Io(doing, kind),
+    }
+}
+
+struct FailOnDrop(Arc<Shard>);
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.queue.fail("the log has stopped");
+    }
+}

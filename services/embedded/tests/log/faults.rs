@@ -1,0 +1,144 @@
+//! Full disks, short writes, failing syncs, full queues.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegauge_core::ShardId;
+use tidegauge_core::log::{EventLog, Position, StoreError};
+use tidegauge_embedded::files::MemoryFiles;
+use tidegauge_embedded::log::LogOptions;
+
+use super::support::{SHARD, append, key, noise, open, options, payloads, read_all, record, remembering_hook, run};
+
+/// A disk of any size fills up: what was acknowledged is there, what was refused is not, also after a power cut; with
+/// more room the log goes on.
+#[test]
+fn a_full_disk_refuses_and_the_log_goes_on() {
+    for capacity in (3_000..12_000).step_by(61) {
+        run(async {
+            let write_ahead_bytes = if capacity % 2 == 0 { 0 } else { 1_024 };
+            let options = || LogOptions { segment_bytes: 2_000, write_ahead_bytes, ..options(1) };
+            let files = MemoryFiles::default();
+            files.faults(|faults| faults.capacity = Some(capacity));
+            let log = open(options(), &files).unwrap();
+            let mut expected = Vec::new();
+            let mut refused = 0;
+            for index in 0..40 {
+                let content = noise(40 + (index * 97) % 700, index as u64);
+                match append(&log, record("tenant", content.clone())).await {
+                    Ok(_) => expected.push(content),
+                    Err(StoreError::Full(_)) => refused += 1,
+                    Err(other) => panic!("capacity {capacity}: {other}"),
+                }
+            }
+            assert!(refused > 0, "a disk of {capacity} bytes held everything");
+            assert_eq!(payloads(&read_all(&log, SHARD, 1 << 20).await.unwrap()), expected);
+            let cut = open(options(), &files.power_cut(capacity)).unwrap();
+            assert_eq!(payloads(&read_all(&cut, SHARD, 1 << 20).await.unwrap()), expected, "capacity {capacity}");
+
+            files.faults(|faults| faults.capacity = None);
+            for index in 0..10 {
+                let content = noise(500, index);
+                append(&log, record("tenant", content.clone())).await.unwrap();
+                expected.push(content);
+            }
+            drop(log);
+            let again = open(options(), &files).unwrap();
+            assert_eq!(payloads(&read_all(&again, SHARD, 1 << 20).await.unwrap()), expected, "capacity {capacity}");
+        });
+    }
+}
+
+/// Writes that take less than they were given are continued; a write that fails is cut back and refused.
+#[test]
+fn short_and_failing_writes() {
+    run(async {
+        let files = MemoryFiles::default();
+        let log = open(options(1), &files).unwrap();
+        files.faults(|faults| faults.write_bytes_max = Some(7));
+        let large = noise(9_000, 1);
+        append(&log, record("tenant", large.clone())).await.unwrap();
+        files.faults(|faults| faults.write_error = Some(ErrorKind::ResourceBusy));
+        let refused = append(&log, record("tenant", "refused")).await;
+        assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+        files.faults(|faults| *faults = Default::default());
+        append(&log, record("tenant", "after")).await.unwrap();
+        drop(log);
+        let again = open(options(1), &files).unwrap();
+        assert_eq!(payloads(&read_all(&again, SHARD, 1 << 20).await.unwrap()), [large, b"after".to_vec()]);
+    });
+}
+
+/// A failed sync calls the abort hook; nobody is told that the record is durable, no reader sees it, and nothing more is
+/// taken.
+#[test]
+fn a_failed_sync_ends_it() {
+    run(async {
+        let files = MemoryFiles::default();
+        let (abort, reasons) = remembering_hook();
+        let log = open(LogOptions { abort, ..options(1) }, &files).unwrap();
+        append(&log, record("tenant", "before")).await.unwrap();
+        files.faults(|faults| faults.sync_error = Some(ErrorKind::Other));
+        let lost = append(&log, record("tenant", "lost")).await;
+        assert!(matches!(lost, Err(StoreError::Unavailable(_))), "{lost:?}");
+        assert!(reasons.lock().unwrap()[0].contains("sync of"), "{reasons:?}");
+        files.faults(|faults| faults.sync_error = None);
+        let after = append(&log, record("tenant", "after")).await;
+        assert!(matches!(after, Err(StoreError::Unavailable(_))), "{after:?}");
+        assert_eq!(payloads(&read_all(&log, SHARD, 1 << 20).await.unwrap()), [b"before".to_vec()]);
+        assert_eq!(reasons.lock().unwrap().len(), 1);
+    });
+}
+
+/// While a sync has not returned, no reader sees its records, the queue fills up to its bound and then refuses; later
+/// everything taken is answered, in order, and closing waits for it.
+#[test]
+fn nothing_is_seen_before_it_is_durable() {
+    run(async {
+        let files = MemoryFiles::default();
+        let log = Arc::new(open(LogOptions { queue_bytes: 4_000, ..options(2) }, &files).unwrap());
+        let shard = key("tenant").shard(2);
+        files.faults(|faults| faults.syncs_held = true);
+        let mut taken = Vec::new();
+        for index in 0..3_u8 {
+            let log = Arc::clone(&log);
+            taken.push(tokio::spawn(async move { append(&log, record("tenant", vec![index; 1_000])).await }));
+            if index == 0 {
+                let waiting = files.clone();
+                tokio::task::spawn_blocking(move || waiting.await_held_sync()).await.unwrap();
+            }
+        }
+        // More than the queue holds beside the first record, whichever of the others have their room already.
+        let call = vec![record("tenant", vec![9; 2_900]), record("other-1", "x"), record("other-2", "y")];
+        let refused = log.append(call).await;
+        let Err(StoreError::Busy { retry_after: busy, .. }) = refused else { panic!("{refused:?}") };
+        assert!(!busy.is_zero());
+        let early = log.read(shard, &Position::start(), 1 << 20, Duration::ZERO).await.unwrap();
+        assert!(early.records.is_empty() && early.at_tip, "{early:?}");
+        files.faults(|faults| faults.syncs_held = false);
+        log.close().await;
+        for append in taken {
+            append.await.unwrap().unwrap();
+        }
+        assert_eq!(payloads(&read_all(&log, shard, 1 << 20).await.unwrap()).len(), 3);
+        let closed = append(&log, record("tenant", "late")).await;
+        assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
+        drop(log);
+        let again = open(options(2), &files).unwrap();
+        let mut all = read_all(&again, SHARD, 1 << 20).await.unwrap();
+        all.extend(read_all(&again, ShardId(1), 1 << 20).await.unwrap());
+        assert_eq!(all.len(), 3, "nothing of the busy call");
+    });
+}
+
+/// A call that one queue can never hold is invalid rather than busy for ever.
+#[test]
+fn a_call_larger_than_the_queue() {
+    run(async {
+        let log = open(LogOptions { queue_bytes: 4_000, ..options(1) }, &MemoryFiles::default()).unwrap();
+        let refused = append(&log, record("tenant", vec![1; 5_000])).await;
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+        append(&log, record("tenant", vec![1; 3_000])).await.unwrap();
+    });
+}

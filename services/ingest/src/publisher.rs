@@ -1,0 +1,247 @@
+//! From the bytes of a request to its durable answer: decide, append, answer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::{BoxFuture, FutureExt as _};
+use tidegauge_core::clock::Clock;
+use tidegauge_core::event::RequestId;
+use tidegauge_core::ids::{Key, Producer};
+use tidegauge_core::log::{EventLog, NewRecord, Position};
+use tidegauge_core::{ErrorKind, FieldViolation, ScopedTenant, ServiceError, ShardId};
+use tidegauge_proto::ingest::v1::{PublishResponse, RejectedEvent, ShardPosition};
+use tidegauge_proto::raw::{ColumnsView, RequestView};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::decide::order::KeptOrder;
+use crate::decide::quota::QuotaBook;
+use crate::decide::recent::Recent;
+use crate::decide::records::{self, Labels};
+use crate::decide::rules::{Refusal, Rules};
+use crate::decide::{columns, request, rows};
+use crate::meters::Meters;
+use crate::options::IngestOptions;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) options: IngestOptions,
+    log: Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
+    quotas: Mutex<QuotaBook>,
+    recent: Mutex<Recent>,
+    seed: u64,
+    meters: Meters,
+    /// Cancelled when no new work is taken.
+    pub(crate) draining: CancellationToken,
+    /// Requests and streams in flight.
+    pub(crate) in_flight: TaskTracker,
+}
+
+/// A request that is ready for the log.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    tenant: ScopedTenant,
+    identity: Option<RequestId>,
+    received: u32,
+    accepted: u32,
+    rejected: Vec<(u32, Refusal)>,
+    records: Vec<NewRecord>,
+    duplicate_hint: bool,
+    request_bytes: usize,
+    arrived_ns: u64,
+}
+
+impl Admitted {
+    /// Bytes that wait for the log.
+    pub(crate) fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.payload.len()).sum()
+    }
+
+    /// The error of a unary call whose events were all refused: names the first by field, `events[17].timestamp`.
+    pub(crate) fn all_refused(&self) -> Option<ServiceError> {
+        if self.accepted > 0 {
+            return None;
+        }
+        let fields = self.rejected.iter().take(FIELDS_IN_ERROR_MAX).map(|(index, refusal)| FieldViolation {
+            field: format!("events[{index}].{}", refusal.field),
+            reason: refusal.reason,
+            description: refusal.message.clone(),
+        });
+        let mut error = ServiceError::invalid_fields(fields.collect());
+        if self.rejected.len() > 1 {
+            error.message = format!("all {} events are refused; {}", self.rejected.len(), error.message).into();
+        }
+        Some(error)
+    }
+
+    /// Producer and sequence, if the request has them.
+    pub(crate) fn producer(&self) -> Option<(Producer, u64)> {
+        self.identity.map(|id| (id.producer, id.sequence))
+    }
+}
+
+/// How far a refused request was understood, for its answer on a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) sequence: u64,
+    pub(crate) producer: Option<Producer>,
+}
+
+/// Violations named in an error: the first tell what is wrong, and an error travels in headers, which are small.
+const FIELDS_IN_ERROR_MAX: usize = 16;
+
+impl Publisher {
+    pub(crate) fn new(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        let quotas = QuotaBook::new(options.quota, options.tenant_quotas.clone(), options.quota_accounts_max);
+        let recent = Recent::new(options.recent_requests_max);
+        Self {
+            options,
+            log,
+            clock,
+            quotas: Mutex::new(quotas),
+            recent: Mutex::new(recent),
+            seed,
+            meters: Meters::new(),
+            draining: CancellationToken::new(),
+            in_flight: TaskTracker::new(),
+        }
+    }
+
+    /// Judges a request and prepares its records; nothing is stored. `order` is that of the request's stream.
+    pub(crate) fn admit(
+        &self,
+        tenant: &ScopedTenant,
+        message: &[u8],
+        order: &KeptOrder,
+        seen: &mut Seen,
+    ) -> Result<Admitted, ServiceError> {
+        self.decide(tenant, message, order, seen).inspect_err(|error| Meters::refused(error.reason))
+    }
+
+    fn decide(
+        &self,
+        tenant: &ScopedTenant,
+        message: &[u8],
+        order: &KeptOrder,
+        seen: &mut Seen,
+    ) -> Result<Admitted, ServiceError> {
+        let arrived_ns = self.clock.monotonic_ns();
+        let now_ns = self.clock.wall_ns();
+        let view = RequestView::parse(message).map_err(request::malformed)?;
+        seen.sequence = view.sequence;
+        let columns_view = view.columns.as_deref().map(ColumnsView::parse).transpose();
+        let columns_view = columns_view.map_err(request::columns_error)?;
+        let head = request::check(&view, columns_view.as_ref())?;
+        if let Some((producer, sequence)) = head.producer {
+            seen.producer = Some(producer);
+            order.check(producer, sequence)?;
+        }
+        self.charge(tenant, head.events, message.len())?;
+
+        let rules = Rules::at(tenant.id(), now_ns, self.seed);
+        let decision = match (view.columns.as_deref(), &columns_view) {
+            (Some(columns), Some(view)) => columns::decide(&rules, columns, view)?,
+            _ => rows::decide(&rules, &view).map_err(request::malformed)?,
+        };
+        let identity = request::identity(&head, &view);
+        // The one place that chooses the key: a tenant has one bucket until buckets are configured.
+        let key = Key::of(tenant.id().clone());
+        let labels = Labels { key, request: identity, mode: head.mode, arrival_ns: now_ns };
+        let payloads = records::encode(&decision, &labels, self.options.record_bytes_max)?;
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let duplicate_hint = identity.is_some_and(|id| recent.contains(tenant.id(), &id));
+        drop(recent);
+        Ok(Admitted {
+            tenant: tenant.clone(),
+            identity,
+            received: decision.received,
+            accepted: decision.accepted_len(),
+            records: payloads.into_iter().map(|payload| NewRecord { key: labels.key.clone(), payload }).collect(),
+            rejected: decision.rejected,
+            duplicate_hint,
+            request_bytes: message.len(),
+            arrived_ns,
+        })
+    }
+
+    fn charge(&self, tenant: &ScopedTenant, events: usize, bytes: usize) -> Result<(), ServiceError> {
+        let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        let charged = quotas.charge(tenant.id(), self.clock.monotonic_ns(), events as u64, bytes as u64);
+        charged.map_err(|exceeded| {
+            let message = format!("the quota of {} is exceeded", exceeded.what);
+            ServiceError::new(ErrorKind::ResourceExhausted, "QUOTA_EXCEEDED", message)
+                .retry_after(exceeded.wait)
+                .quota(format!("tenant:{}", tenant.id()), exceeded.what)
+        })
+    }
+
+    /// Appends an admitted request. The future must be polled once where requests are to keep their order: the log takes
+    /// records in the order in which its appends are first polled.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        mut admitted: Admitted,
+    ) -> BoxFuture<'static, Result<PublishResponse, ServiceError>> {
+        let publisher = self.clone();
+        async move {
+            let records = std::mem::take(&mut admitted.records);
+            let positions = if records.is_empty() {
+                Vec::new()
+            } else {
+                let appended = publisher.log.append(records).await.map_err(ServiceError::from);
+                appended.inspect_err(|error| publisher.report(error))?
+            };
+            Ok(publisher.acknowledge(admitted, positions))
+        }
+        .boxed()
+    }
+
+    fn report(&self, error: &ServiceError) {
+        Meters::refused(error.reason);
+        match error.kind {
+            ErrorKind::ResourceExhausted | ErrorKind::Unavailable => {}
+            _ => tracing::error!(reason = error.reason, error = %error, "the log refused an append"),
+        }
+    }
+
+    fn acknowledge(&self, admitted: Admitted, positions: Vec<(ShardId, Position)>) -> PublishResponse {
+        if let Some(identity) = &admitted.identity {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.insert(admitted.tenant.id(), identity);
+        }
+        let passed_ns = self.clock.monotonic_ns().saturating_sub(admitted.arrived_ns);
+        self.meters.received.increment(u64::from(admitted.received));
+        self.meters.accepted.increment(u64::from(admitted.accepted));
+        self.meters.rejected.increment(admitted.rejected.len() as u64);
+        self.meters.bytes.increment(admitted.request_bytes as u64);
+        self.meters.duplicate_hints.increment(u64::from(admitted.duplicate_hint));
+        self.meters.seconds.record(passed_ns as f64 / 1e9);
+        PublishResponse {
+            accepted: admitted.accepted,
+            rejected: admitted.rejected.into_iter().map(rejected_event).collect(),
+            positions: last_positions(positions),
+            duplicate_hint: admitted.duplicate_hint,
+        }
+    }
+}
+
+/// The last position of each shard.
+fn last_positions(positions: Vec<(ShardId, Position)>) -> Vec<ShardPosition> {
+    let mut last: Vec<ShardPosition> = Vec::new();
+    for (ShardId(shard), Position(position)) in positions {
+        match last.iter_mut().find(|known| known.shard == shard) {
+            Some(known) => known.position = position,
+            None => last.push(ShardPosition { shard, position }),
+        }
+    }
+    last
+}
+
+fn rejected_event((index, refusal): (u32, Refusal)) -> RejectedEvent {
+    RejectedEvent { index, field: refusal.field, reason: refusal.reason.to_owned(), message: refusal.message }
+}
+
+/// Whether the same request may come again.
+pub(crate) fn for_now(error: &ServiceError) -> bool {
+    !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::PermissionDenied | ErrorKind::OutOfRange)
+}

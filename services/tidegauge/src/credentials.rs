@@ -1,0 +1,141 @@
+//! `token create` and `key create`: credentials made offline, with the keys of a data directory.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use tidegauge_auth::TenantClaim;
+use tidegauge_core::TenantId;
+use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_core::scope::Role;
+use tidegauge_core::time::rfc3339;
+
+use crate::failure::{Failure, Outcome};
+use crate::settings::{self, Settings};
+use crate::units::Span;
+
+/// Commands about tokens.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Sign a token with the data directory's key
+    Create {
+        #[command(flatten)]
+        grant: GrantArgs,
+        /// How long it is valid
+        #[arg(long, default_value = "30d", value_name = "DURATION")]
+        ttl: Span,
+    },
+}
+
+/// Commands about API keys.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make an API key; the data directory keeps its hash
+    Create {
+        #[command(flatten)]
+        grant: GrantArgs,
+        /// How long it is valid [default: until it is removed]
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<Span>,
+    },
+}
+
+/// Who gets what.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("tenants").required(true).multiple(false).args(["tenant", "all_tenants", "by_rules"]))]
+pub(crate) struct GrantArgs {
+    /// Whose credential it is
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// A tenant it covers; may be given several times
+    #[arg(long, value_name = "TENANT")]
+    tenant: Vec<TenantId>,
+    /// It covers every tenant
+    #[arg(long)]
+    all_tenants: bool,
+    /// It covers what the rules file grants the user
+    #[arg(long)]
+    by_rules: bool,
+    /// writer, reader or admin
+    #[arg(long, value_name = "ROLE")]
+    role: Role,
+    /// Data directory whose keys are used [default: setting server.data_dir]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl GrantArgs {
+    fn claim(&self) -> TenantClaim {
+        match (self.all_tenants, self.by_rules) {
+            (true, _) => TenantClaim::All,
+            (_, true) => TenantClaim::ByRules,
+            _ => TenantClaim::Only(self.tenant.clone()),
+        }
+    }
+
+    fn auth_folder(&self) -> Outcome<PathBuf> {
+        let data_dir = data_dir(self.data_dir.clone())?;
+        if !data_dir.is_dir() {
+            eprintln!("{} is made: a server must be started with the same directory", data_dir.display());
+            tidegauge_embedded::data_dir::DataDir::open(&data_dir).map_err(|e| Failure::new(e.to_string()))?;
+        }
+        Ok(data_dir.join("auth"))
+    }
+
+    fn describe(&self) -> String {
+        let tenants = match self.claim() {
+            TenantClaim::All => "every tenant".to_owned(),
+            TenantClaim::ByRules => "the tenants of the rules file".to_owned(),
+            TenantClaim::Only(tenants) => tenants.iter().map(TenantId::as_str).collect::<Vec<_>>().join(", "),
+        };
+        format!("{} of {tenants} for {}", self.role.as_str(), self.user)
+    }
+}
+
+/// The data directory: the flag's, otherwise the setting's.
+///
+/// # Errors
+/// Settings that cannot be read.
+pub(crate) fn data_dir(flag: Option<PathBuf>) -> Outcome<PathBuf> {
+    match flag {
+        Some(dir) => Ok(dir),
+        None => Ok(Settings::read(&settings::load(None)?)?.server.data_dir.into()),
+    }
+}
+
+fn until(clock: &SystemClock, ttl: Span) -> String {
+    let ns = i64::try_from(ttl.0.as_nanos()).unwrap_or(i64::MAX);
+    let end = clock.wall_ns().saturating_add(ns);
+    rfc3339(end - end.rem_euclid(1_000_000_000))
+}
+
+/// Makes a token; only the token goes to standard output.
+///
+/// # Errors
+/// The key cannot be used, or the token must not exist.
+pub(crate) fn token(command: TokenCommand) -> Outcome {
+    let TokenCommand::Create { grant, ttl } = command;
+    let clock = SystemClock::default();
+    let folder = grant.auth_folder()?;
+    let token = tidegauge_auth::create_token(&folder, &grant.user, &grant.claim(), grant.role, ttl.0, &clock)
+        .map_err(|e| Failure::new(e.to_string()))?;
+    eprintln!("token: {}, valid until {}", grant.describe(), until(&clock, ttl));
+    println!("{token}");
+    Ok(())
+}
+
+/// Makes an API key; only the key goes to standard output.
+///
+/// # Errors
+/// The key file cannot be used, or the key must not exist.
+pub(crate) fn key(command: KeyCommand) -> Outcome {
+    let KeyCommand::Create { grant, ttl } = command;
+    let clock = SystemClock::default();
+    let folder = grant.auth_folder()?;
+    let ttl_duration = ttl.map(|ttl| ttl.0);
+    let key = tidegauge_auth::create_key(&folder, &grant.user, &grant.claim(), grant.role, ttl_duration, &clock)
+        .map_err(|e| Failure::new(e.to_string()))?;
+    let valid = ttl.map_or_else(|| "until it is removed".to_owned(), |ttl| format!("until {}", until(&clock, ttl)));
+    eprintln!("API key: {}, valid {valid}; it is shown this once", grant.describe());
+    println!("{key}");
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! `tidegauge load`: files of events into the platform, quickly, once, and with an account of every line.
+//!
+//! A file is read on one thread, parsed and cut into chunks per tenant; lanes send them, several tenants and several
+//! chunks at a time; a ledger writes down what is durable and what was refused. Start with [`reader`] for the way in,
+//! [`send`] for the way out and [`ledger`] for the account.
+
+pub(crate) mod chunk;
+pub(crate) mod csv;
+pub(crate) mod dictionary;
+pub(crate) mod event;
+pub(crate) mod identity;
+pub(crate) mod json;
+pub(crate) mod ledger;
+pub(crate) mod lines;
+pub(crate) mod progress;
+pub(crate) mod reader;
+pub(crate) mod resume;
+pub(crate) mod scan;
+pub(crate) mod send;
+pub(crate) mod state;
+pub(crate) mod time_format;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tidegauge_client::{Client, Mode};
+use tidegauge_core::clock::{Clock, SystemClock};
+use tokio::sync::mpsc;
+
+use crate::connect::ConnectArgs;
+use crate::failure::{Doing as _, Failure, Outcome};
+use crate::units::{grouped, readable, short};
+use csv::CsvOptions;
+use identity::Identity;
+use ledger::{Ledger, RejectsFile};
+use progress::{Progress, ProgressMode};
+use reader::{Format, Resume, Step};
+use send::Sender;
+use state::{Header, StateFile};
+use time_format::TimeFormat;
+
+/// Steps between the reader and the lanes.
+const STEPS_WAITING: usize = 8;
+/// Reports between the lanes and the ledger.
+const REPORTS_WAITING: usize = 1_024;
+
+/// Flags of `load`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Files of events: NDJSON (one JSON event a line), or CSV (name ends in .csv, or --time-column is given)
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Send as measurements of now instead of as history: for replaying a stream in its order
+    #[arg(long)]
+    live: bool,
+    /// Write refused lines here, as they stood
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Exit with 0 even if lines were refused
+    #[arg(long)]
+    allow_rejects: bool,
+    /// Where to remember what is done [default: <FILE>.tidegauge-load]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// How to show progress
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    progress: ProgressMode,
+    #[command(flatten)]
+    csv: CsvArgs,
+}
+
+/// Flags for CSV files.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "CSV")]
+struct CsvArgs {
+    /// Column of the event time [default: timestamp]
+    #[arg(long, value_name = "COLUMN")]
+    time_column: Option<String>,
+    /// iso, unix, unix_ms, unix_us, unix_ns or a strftime pattern
+    #[arg(long, value_name = "FORMAT", default_value = "iso")]
+    time_format: TimeFormat,
+    /// Column of the value; several give several events a row [default: value]
+    #[arg(long, value_name = "COLUMN")]
+    value_column: Vec<String>,
+    /// Metric of the events [default: the value column's name]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Dimension from a column (k=column) or fixed (k=text); k=column:… and k=value:… where it is unclear
+    #[arg(long, value_name = "K=V")]
+    dimension: Vec<String>,
+    /// Event type of the events
+    #[arg(long, value_name = "TYPE", default_value = "measurement")]
+    event_type: String,
+    /// Name of the emitter
+    #[arg(long, value_name = "NAME", default_value = "")]
+    source: String,
+    /// Between two fields
+    #[arg(long, value_name = "CHARACTER", default_value = ",")]
+    delimiter: char,
+}
+
+impl LoadArgs {
+    fn format(&self, file: &Path) -> Outcome<Format> {
+        let by_name = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        let tenant = self.connect.tenant.clone().filter(|tenant| !tenant.is_empty());
+        if !by_name && self.csv.time_column.is_none() {
+            return Ok(Format::Ndjson { tenant });
+        }
+        let csv = &self.csv;
+        let dimension = |text: &String| match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Failure::usage(format!("--dimension {text:?} is not of the form key=value"))),
+        };
+        let value_columns = match &csv.value_column[..] {
+            [] => vec!["value".to_owned()],
+            columns => columns.to_vec(),
+        };
+        if value_columns.len() > 1 && csv.metric.is_some() {
+            return Err(Failure::usage("--metric names one metric, but there are several value columns")
+                .hint("leave --metric out: each value column's name becomes a metric"));
+        }
+        if !csv.delimiter.is_ascii() || csv.delimiter == '"' {
+            return Err(Failure::usage(format!("--delimiter {:?} is no usable character", csv.delimiter)));
+        }
+        Ok(Format::Csv(CsvOptions {
+            time_column: csv.time_column.clone().unwrap_or_else(|| "timestamp".to_owned()),
+            time_format: csv.time_format.clone(),
+            value_columns,
+            metric: csv.metric.clone(),
+            dimensions: csv.dimension.iter().map(dimension).collect::<Outcome<_>>()?,
+            tenant: tenant.ok_or_else(|| Failure::usage("a CSV file names no tenants: choose one with --tenant"))?,
+            event_type: csv.event_type.clone(),
+            source: csv.source.clone(),
+            delimiter: csv.delimiter as u8,
+        }))
+    }
+
+    fn state_path(&self, file: &Path) -> PathBuf {
+        self.state.clone().unwrap_or_else(|| {
+            let mut name = file.as_os_str().to_owned();
+            name.push(".tidegauge-load");
+            name.into()
+        })
+    }
+}
+
+/// Loads the files, one after the other.
+///
+/// # Errors
+/// When a file could not be loaded to its end, or lines were refused.
+pub(crate) async fn run(args: LoadArgs) -> Outcome {
+    if args.files.len() > 1 && (args.state.is_some() || args.rejects.is_some()) {
+        return Err(Failure::usage("--state and --rejects are for one file, but several were given"));
+    }
+    let formats = args.files.iter().map(|file| args.format(file)).collect::<Outcome<Vec<_>>>()?;
+    let client = args.connect.connect().await?;
+    let mut refused = false;
+    for (file, format) in args.files.iter().zip(formats) {
+        refused |= !load_file(&args, &client, file, format).await.map_err(|e| e.context(file.display()))?;
+    }
+    if refused && !args.allow_rejects {
+        return Err(Failure::new("not every line was taken")
+            .hint("--rejects FILE keeps the refused lines; --allow-rejects makes this a success"));
+    }
+    Ok(())
+}
+
+/// Loads a file; whether every line was taken.
+async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format) -> Outcome<bool> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let identity = Identity::of(file, &format)?;
+    let header = Header::new(&identity, &args.connect.endpoint);
+    let state_path = args.state_path(file);
+
+    let earlier = StateFile::read(&state_path, &header)?;
+    let (state, done) = match resume::decide(client, &header, earlier, &*clock).await {
+        Some(done) => {
+            eprintln!("{}: resuming after {} events", file.display(), grouped(done.accepted));
+            (StateFile::append_to(&state_path)?, done)
+        }
+        None => (StateFile::create(&state_path, &header)?, state::Done::default()),
+    };
+
+    let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes)).transpose()?;
+    let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, Arc::clone(&clock));
+    let source = File::open(file).doing("open")?;
+    let (resume, durable) = (done.resume.clone(), done.sequences.clone());
+    let mut ledger = Ledger::new(source, state, rejects, done, progress);
+
+    let (reports_in, mut reports) = mpsc::channel(REPORTS_WAITING);
+    let (steps_in, steps) = mpsc::channel(STEPS_WAITING);
+    let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), steps_in);
+    let mode = if args.live { Mode::Live } else { Mode::Backfill };
+    let sender = Sender { client: client.clone(), identity, mode, durable, reports: reports_in };
+    let sending = tokio::spawn(sender.run(steps));
+
+    let mut together = Vec::new();
+    while reports.recv_many(&mut together, REPORTS_WAITING).await > 0 {
+        if let Err(failure) = ledger.take(std::mem::take(&mut together)) {
+            return Err(failure.hint("what is durable is remembered: the same command goes on from there"));
+        }
+    }
+    sending.await.doing("sending")?;
+    reading.await.doing("reading")??;
+
+    let mut unsent = 0;
+    if !ledger.refused_tenants.is_empty() {
+        unsent = keep_unsent(file, &format, &resume, &mut ledger)?;
+    }
+    summary(file, ledger, unsent)
+}
+
+/// Reads the file on a thread of its own.
+fn read_aside(
+    file: PathBuf,
+    format: Format,
+    from: Resume,
+    steps: mpsc::Sender<Step>,
+) -> tokio::task::JoinHandle<Outcome> {
+    tokio::task::spawn_blocking(move || {
+        let described = |text: String| eprintln!("{}: {text}", file.display());
+        reader::read(&file, &format, &from, described, |step| steps.blocking_send(step).is_ok())
+    })
+}
+
+/// Reads the file once more for the events of refused tenants, so that they stand among the rejects; how many.
+fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger) -> Outcome<u64> {
+    let mut unsent = 0;
+    let mut kept = Ok(());
+    reader::read(file, format, from, drop, |step| {
+        let Step::Chunk(chunk) = step else { return true };
+        let durable = ledger.sequences.get(&*chunk.tenant).is_some_and(|last| chunk.sequence <= *last);
+        if durable || !ledger.refused_tenants.contains_key(&chunk.tenant) {
+            return true;
+        }
+        unsent += chunk.places.len() as u64;
+        kept = match ledger.keeps_rejects() {
+            true => chunk.places.iter().try_for_each(|place| ledger.keep(*place)),
+            false => Ok(()),
+        };
+        kept.is_ok()
+    })?;
+    kept.map(|()| unsent)
+}
+
+fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
+    let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
+    let refused: Vec<String> = ledger.refused_tenants.keys().map(ToString::to_string).collect();
+    let progress = ledger.close()?;
+    progress.finish();
+    let rate = short(progress.events_per_second());
+    let took = readable(progress.elapsed());
+    let mut parts = vec![format!("{} events durable ({rate}/s, {took})", grouped(accepted))];
+    if unreadable > 0 {
+        parts.push(format!("{} lines hold no event", grouped(unreadable)));
+    }
+    if rejected > 0 {
+        parts.push(format!("{} events refused", grouped(rejected)));
+    }
+    if !refused.is_empty() {
+        parts.push(format!("{} events of {} not sent", grouped(unsent), refused.join(", ")));
+    }
+    eprintln!("{}: {}", file.display(), parts.join(", "));
+    Ok(rejected == 0 && unreadable == 0 && refused.is_empty())
+}

@@ -1,0 +1,276 @@
+//! CSV (RFC 4180, also with `\n` line ends and another delimiter): one event a row and value column.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use super::event::{Place, RawDimensions, RawEvent};
+use super::lines::{Line, Lines};
+use super::time_format::TimeFormat;
+
+/// Bytes of one record, over several lines where quotes hold line ends.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// What the columns mean, as given on the command line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CsvOptions {
+    /// Column of the event time.
+    pub(crate) time_column: String,
+    /// How it is written.
+    pub(crate) time_format: TimeFormat,
+    /// Columns of values; each gives one event a row.
+    pub(crate) value_columns: Vec<String>,
+    /// Metric of the events; without it the value column's name.
+    pub(crate) metric: Option<String>,
+    /// Dimensions: name, and a column's name or a constant.
+    pub(crate) dimensions: Vec<(String, String)>,
+    /// Tenant of all events.
+    pub(crate) tenant: String,
+    /// Event type of all events.
+    pub(crate) event_type: String,
+    /// Emitter of all events.
+    pub(crate) source: String,
+    /// Between two fields.
+    pub(crate) delimiter: u8,
+}
+
+/// The options, with the columns found in a header.
+#[derive(Debug)]
+pub(crate) struct CsvPlan<'o> {
+    options: &'o CsvOptions,
+    columns: usize,
+    time: usize,
+    /// Metric and column.
+    values: Vec<(String, usize)>,
+    /// Key, and a column or a constant.
+    dimensions: Vec<(&'o str, Result<usize, &'o str>)>,
+}
+
+impl<'o> CsvPlan<'o> {
+    /// Finds the columns.
+    ///
+    /// # Errors
+    /// The column that is not there, with those that are.
+    pub(crate) fn new(options: &'o CsvOptions, header: &[Cow<'_, str>]) -> Result<Self, String> {
+        let find = |name: &str| header.iter().position(|column| column == name);
+        let need = |name: &str| {
+            find(name).ok_or_else(|| format!("there is no column {name:?}; the header has {}", header.join(", ")))
+        };
+        let values = options.value_columns.iter().map(|column| {
+            let metric = options.metric.as_ref().unwrap_or(column).clone();
+            Ok((metric, need(column)?))
+        });
+        let dimensions = options.dimensions.iter().map(|(key, value)| {
+            let column = match value.split_once(':') {
+                Some(("column", name)) => Ok(need(name)?),
+                Some(("value", text)) => Err(text),
+                _ => find(value).ok_or(value.as_str()),
+            };
+            Ok((key.as_str(), column))
+        });
+        Ok(Self {
+            options,
+            columns: header.len(),
+            time: need(&options.time_column)?,
+            values: values.collect::<Result<_, String>>()?,
+            dimensions: dimensions.collect::<Result<_, String>>()?,
+        })
+    }
+
+    /// Between two fields.
+    pub(crate) fn delimiter(&self) -> u8 {
+        self.options.delimiter
+    }
+
+    /// What was understood, one line a part, so that a wrong guess is seen.
+    pub(crate) fn describe(&self) -> String {
+        let values = self.values.iter().map(|(metric, _)| format!("metric {metric:?}"));
+        let dimensions = self.dimensions.iter().map(|(key, value)| match value {
+            Ok(column) => format!("dimension {key} from column {}", column + 1),
+            Err(text) => format!("dimension {key} = {text:?}"),
+        });
+        values.chain(dimensions).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The events of a record: one a value column.
+    pub(crate) fn events<'a>(
+        &'a self,
+        fields: &'a [Cow<'a, str>],
+    ) -> Result<impl Iterator<Item = Result<RawEvent<'a>, String>>, String> {
+        if fields.len() != self.columns {
+            return Err(format!("has {} fields, the header has {}", fields.len(), self.columns));
+        }
+        let time = fields[self.time].trim();
+        let time_ns = self
+            .options
+            .time_format
+            .parse(time)
+            .ok_or_else(|| format!("{}: {time:?} is no time of the given format", self.options.time_column))?;
+        let dimensions: Vec<(Cow<'_, str>, Cow<'_, str>)> = self
+            .dimensions
+            .iter()
+            .map(|(key, value)| {
+                let value = match value {
+                    Ok(column) => &*fields[*column],
+                    Err(text) => text,
+                };
+                (Cow::Borrowed(*key), Cow::Borrowed(value))
+            })
+            .collect();
+        Ok(self.values.iter().map(move |(metric, column)| {
+            let text = fields[*column].trim();
+            let value = text.parse::<f64>().ok().filter(|value| value.is_finite());
+            Ok(RawEvent {
+                tenant: Cow::Borrowed(&self.options.tenant),
+                event_type: Cow::Borrowed(&self.options.event_type),
+                source: Cow::Borrowed(&self.options.source),
+                version: Cow::Borrowed(""),
+                metric: Cow::Borrowed(metric),
+                value: value.ok_or_else(|| format!("{metric}: {text:?} is no finite number"))?,
+                time_ns,
+                dimensions: match dimensions.is_empty() {
+                    true => RawDimensions::Absent,
+                    false => RawDimensions::Pairs(dimensions.clone()),
+                },
+            })
+        }))
+    }
+}
+
+/// Reads the next record into `record`: a line, or several where quotes hold line ends. `None` at the end.
+///
+/// # Errors
+/// I/O errors as the outer, a record that cannot be kept as the inner error.
+pub(crate) fn next_record<R: Read>(
+    lines: &mut Lines<R>,
+    record: &mut Vec<u8>,
+) -> std::io::Result<Option<(Place, Result<(), String>)>> {
+    record.clear();
+    let mut place = None;
+    let mut quotes = 0;
+    while let Some((at, line)) = lines.next()? {
+        let first = *place.get_or_insert(at);
+        let Line::Whole(line) = line else {
+            return Ok(Some((first, Err("the line is too long".to_owned()))));
+        };
+        if first.line != at.line {
+            record.push(b'\n');
+        }
+        if record.len() + line.len() > RECORD_BYTES_MAX {
+            return Ok(Some((first, Err(format!("the record is longer than {RECORD_BYTES_MAX} bytes")))));
+        }
+        record.extend_from_slice(line);
+        quotes += memchr::memchr_iter(b'"', line).count();
+        if quotes % 2 == 0 {
+            return Ok(Some((Place { bytes: record.len() as u32, ..first }, Ok(()))));
+        }
+    }
+    Ok(place.map(|place| (place, Err("a quoted field is not closed".to_owned()))))
+}
+
+/// The fields of a record.
+///
+/// # Errors
+/// What breaks the rules of quoting.
+pub(crate) fn split<'a>(record: &'a str, delimiter: u8, fields: &mut Vec<Cow<'a, str>>) -> Result<(), String> {
+    fields.clear();
+    let delimiter = delimiter as char;
+    let mut rest = record;
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let (field, after) = unquote(quoted)?;
+            fields.push(field);
+            match after.strip_prefix(delimiter) {
+                Some(next) => rest = next,
+                None if after.is_empty() => return Ok(()),
+                None => return Err(format!("field {} goes on after its closing quote", fields.len())),
+            }
+        } else {
+            match rest.split_once(delimiter) {
+                Some((field, next)) => {
+                    fields.push(Cow::Borrowed(field));
+                    rest = next;
+                }
+                None => {
+                    fields.push(Cow::Borrowed(rest));
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// A field after its opening quote, and what follows its closing one.
+fn unquote(text: &str) -> Result<(Cow<'_, str>, &str), String> {
+    let mut from = 0;
+    loop {
+        let end = from + text[from..].find('"').ok_or("a quoted field is not closed")?;
+        if text[end + 1..].starts_with('"') {
+            from = end + 2;
+            continue;
+        }
+        let field = &text[..end];
+        let field = if from == 0 { Cow::Borrowed(field) } else { Cow::Owned(field.replace("\"\"", "\"")) };
+        return Ok((field, &text[end + 1..]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> CsvOptions {
+        CsvOptions {
+            time_column: "when".to_owned(),
+            time_format: TimeFormat::Iso,
+            value_columns: vec!["cpu".to_owned(), "mem".to_owned()],
+            metric: None,
+            dimensions: vec![
+                ("host".to_owned(), "host".to_owned()),
+                ("region".to_owned(), "eu".to_owned()),
+                ("kind".to_owned(), "value:host".to_owned()),
+            ],
+            tenant: "t".to_owned(),
+            event_type: "e".to_owned(),
+            source: String::new(),
+            delimiter: b',',
+        }
+    }
+
+    /// Columns, constants and several values a row; what is wrong is named with its column.
+    #[test]
+    fn rows_become_events() {
+        let options = options();
+        let header = ["when", "host", "cpu", "mem"].map(Cow::Borrowed);
+        let plan = CsvPlan::new(&options, &header).unwrap();
+        assert!(plan.describe().contains("dimension host from column 2, dimension region = \"eu\""));
+        let mut fields = Vec::new();
+        split("1970-01-01T00:00:01Z,\"a,\"\"b\"\"\",1.5,x", b',', &mut fields).unwrap();
+        let events: Vec<_> = plan.events(&fields).unwrap().collect();
+        let event = events[0].as_ref().unwrap();
+        assert_eq!((&*event.metric, event.value, event.time_ns), ("cpu", 1.5, 1_000_000_000));
+        let pairs = [("host", "a,\"b\""), ("region", "eu"), ("kind", "host")];
+        assert_eq!(event.dimensions.pairs(), pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(events[1], Err("mem: \"x\" is no finite number".to_owned()));
+        assert!(plan.events(&fields[1..]).is_err_and(|e| e == "has 3 fields, the header has 4"));
+        let missing = CsvOptions { time_column: "ts".to_owned(), ..options.clone() };
+        assert!(CsvPlan::new(&missing, &header).is_err_and(|e| e.contains("no column \"ts\"")));
+    }
+
+    /// A record may span lines; its place is that of its first line, and the next record's follows.
+    #[test]
+    fn records_span_lines() {
+        let text = b"a,\"b\nc\"\r\nd,\"e\n".as_slice();
+        let mut lines = Lines::new(text, 0, 0);
+        let mut record = Vec::new();
+        let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
+        assert_eq!((place.line, place.offset, read, &record[..]), (1, 0, Ok(()), b"a,\"b\nc\"".as_slice()));
+        let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
+        assert_eq!((place.line, place.offset), (3, 9));
+        assert_eq!(read, Err("a quoted field is not closed".to_owned()));
+        assert_eq!(next_record(&mut lines, &mut record).unwrap(), None);
+        assert!(split("\"a\"b", b',', &mut Vec::new()).is_err());
+        let mut fields = Vec::new();
+        split(";", b';', &mut fields).unwrap();
+        assert_eq!(fields, ["", ""]);
+    }
+}

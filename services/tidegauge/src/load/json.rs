@@ -1,0 +1,396 @@
+//! The general path of NDJSON: any JSON with the members of the event contract, in any order, with any escapes.
+//!
+//! `{"event_type", "timestamp", "source", "version", "payload": {"tenant_id", "metric_name", "metric_value",
+//! "dimensions"}}`. `source`, `version` and `dimensions` may be absent or null; `dimensions` may be an object of strings,
+//! or one string, which becomes the dimension `dimensions`. Other members are ignored.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use super::event::{RawDimensions, RawEvent};
+use super::scan::TimeCache;
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    event_type: Text<'a>,
+    #[serde(borrow)]
+    timestamp: Text<'a>,
+    #[serde(borrow, default)]
+    source: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    version: Option<Text<'a>>,
+    #[serde(borrow)]
+    payload: Payload<'a>,
+}
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow)]
+    tenant_id: Text<'a>,
+    #[serde(borrow)]
+    metric_name: Text<'a>,
+    metric_value: f64,
+    #[serde(borrow, default)]
+    dimensions: DimensionsText<'a>,
+}
+
+/// A string, borrowed where it has no escapes. (`Cow` alone is always owned with serde inside an `Option` or a map.)
+#[derive(Default)]
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Cow<'de, str>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(text))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor).map(Text)
+    }
+}
+
+#[derive(Default)]
+struct DimensionsText<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for DimensionsText<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DimensionsVisitor;
+        impl<'de> Visitor<'de> for DimensionsVisitor {
+            type Value = Vec<(Cow<'de, str>, Cow<'de, str>)>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("dimensions as an object of strings, a string or null")
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Vec::new())
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(single(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(single(Cow::Owned(text.to_owned())))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::with_capacity(map.size_hint().unwrap_or(4).min(64));
+                while let Some(Text(key)) = map.next_key()? {
+                    let Text(value) = map
+                        .next_value()
+                        .map_err(|_| A::Error::custom(format_args!("dimensions[{key}] is not a string")))?;
+                    pairs.push((key, value));
+                }
+                Ok(pairs)
+            }
+        }
+        deserializer.deserialize_any(DimensionsVisitor).map(DimensionsText)
+    }
+}
+
+fn single(text: Cow<'_, str>) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    if text.is_empty() { Vec::new() } else { vec![(Cow::Borrowed("dimensions"), text)] }
+}
+
+/// Reads a line in any JSON form.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(crate) fn parse<'a>(line: &'a str, times: &mut TimeCache) -> Result<RawEvent<'a>, String> {
+    let event: Event<'a> = match sonic_rs::from_str(line) {
+        Ok(event) => event,
+        // The slower parser has the better messages, and the last word.
+        Err(_) => match serde_json::from_str::<Event<'a>>(line) {
+            Ok(event) => event,
+            Err(error) => return Err(reason(&error)),
+        },
+    };
+    convert(event, times)
+}
+
+fn convert<'a>(event: Event<'a>, times: &mut TimeCache) -> Result<RawEvent<'a>, String> {
+    let time_ns = times
+        .parse(&event.timestamp.0)
+        .ok_or_else(|| format!("timestamp: {:?} is no ISO 8601 time between 1677 and 2262", event.timestamp.0))?;
+    let value = event.payload.metric_value;
+    if !value.is_finite() {
+        return Err("payload.metric_value is not finite".to_owned());
+    }
+    let pairs = event.payload.dimensions.0;
+    Ok(RawEvent {
+        tenant: event.payload.tenant_id.0,
+        event_type: event.event_type.0,
+        source: event.source.unwrap_or_default().0,
+        version: event.version.unwrap_or_default().0,
+        metric: event.payload.metric_name.0,
+        value,
+        time_ns,
+        dimensions: if pairs.is_empty() { RawDimensions::Absent } else { RawDimensions::Pairs(pairs) },
+    })
+}
+
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" at line ") {
+        Some((what, _)) => format!("not an event: {what} (at column {})", error.column()),
+        None => format!("not an event: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::load::scan::Scanner;
+
+    /// An event with its dimensions as pairs, for comparison.
+    type Flat = (Vec<String>, u64, i64, Vec<(String, String)>);
+
+    fn flat(event: &RawEvent<'_>) -> Flat {
+        let texts = [&event.tenant, &event.event_type, &event.source, &event.version, &event.metric];
+        let texts = texts.map(|text| text.to_string()).to_vec();
+        (texts, (event.value + 0.0).to_bits(), event.time_ns, event.dimensions.pairs())
+    }
+
+    /// What serde_json and the standard library's number parser read: the referee.
+    fn oracle(line: &str) -> Option<Flat> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let or_empty = |value: &Value| if value.is_null() { Some(String::new()) } else { text(value) };
+        let payload = &value["payload"];
+        let texts = vec![
+            text(&payload["tenant_id"])?,
+            text(&value["event_type"])?,
+            or_empty(&value["source"])?,
+            or_empty(&value["version"])?,
+            text(&payload["metric_name"])?,
+        ];
+        // The text of the number, because serde_json rounds some of them wrongly.
+        let number = number_text(line)?;
+        let metric_value: f64 = number.parse().ok().filter(|value: &f64| value.is_finite())?;
+        let time = tidegauge_core::time::parse_rfc3339(value["timestamp"].as_str()?)?;
+        let pairs = match &payload["dimensions"] {
+            Value::Null => Vec::new(),
+            Value::String(text) if text.is_empty() => Vec::new(),
+            Value::String(text) => vec![("dimensions".to_owned(), text.clone())],
+            Value::Object(map) => {
+                map.iter().map(|(key, value)| Some((key.clone(), text(value)?))).collect::<Option<_>>()?
+            }
+            _ => return None,
+        };
+        Some((texts, (metric_value + 0.0).to_bits(), time, pairs))
+    }
+
+    fn number_text(line: &str) -> Option<&str> {
+        let (_, after) = line.rsplit_once("\"metric_value\"")?;
+        let after = after.trim_start().strip_prefix(':')?.trim_start();
+        let end = after.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(after.len());
+        Some(&after[..end])
+    }
+
+    fn read(line: &str) -> Option<Flat> {
+        let mut times = TimeCache::default();
+        parse(line, &mut times).ok().map(|event| sorted(flat(&event)))
+    }
+
+    fn sorted(mut flat: Flat) -> Flat {
+        flat.3.sort();
+        flat
+    }
+
+    fn check(line: &str) -> Result<(), TestCaseError> {
+        let expected = oracle(line).map(sorted);
+        prop_assert_eq!(&read(line), &expected, "general path, {}", line);
+        let mut scanner = Scanner::default();
+        for _ in 0..2 {
+            // The second time the minute is remembered.
+            if let Some(event) = scanner.scan(line) {
+                prop_assert_eq!(Some(sorted(flat(&event))), expected.clone(), "scanner, {}", line);
+            }
+        }
+        Ok(())
+    }
+
+    fn line(value: &str, time: &str, gap: &str, dimensions: &str) -> String {
+        format!(
+            "{{\"event_type\":{gap}\"t\",{gap}\"timestamp\":{gap}\"{time}\",{gap}\"source\":{gap}\"s\",{gap}\"version\"{gap}:\"1\"\
+             ,{gap}\"payload\":{gap}{{\"tenant_id\":{gap}\"a\",{gap}\"metric_name\":{gap}\"m\",{gap}\"metric_value\":{gap}{value}\
+             {dimensions}}}}}"
+        )
+    }
+
+    /// The forms that programs write do take the fast path; otherwise the property below would prove nothing.
+    #[test]
+    fn the_usual_forms_are_scanned() {
+        let dimensions = ",\"dimensions\": {\"region\": \"eu\", \"größe\":\"1\"}";
+        for (value, gap, dimensions) in
+            [("1.5", "", ""), ("-0.25e-3", " ", dimensions), ("12345678901234567890", " ", ",\"dimensions\":{}")]
+        {
+            let line = line(value, "2026-03-02T07:08:09.25Z", gap, dimensions);
+            let mut scanner = Scanner::default();
+            assert!(scanner.scan(&line).is_some(), "{line}");
+            check(&line).unwrap();
+        }
+        let python = json!({"event_type": "t", "timestamp": "2026-03-02T07:08:09Z", "source": "s", "version": "1",
+            "payload": {"tenant_id": "a", "metric_name": "m", "metric_value": 1}});
+        check(&python.to_string()).unwrap();
+    }
+
+    /// Lines that look right and are not, and lines that look odd and are right.
+    #[test]
+    fn corner_cases() {
+        let good = line("1", "2026-03-02T07:08:09Z", "", "");
+        for value in [
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "+1",
+            "1e",
+            "1e999",
+            "-1e-999",
+            "NaN",
+            "\"1\"",
+            "0",
+            "-0",
+            "1E+2",
+            "1e05",
+            "9007199254740993",
+            "0.1000000000000000055511151231257827",
+            "123456789012345678901234567890e-10",
+            "1e23",
+            "8.5e-23",
+            "null",
+        ] {
+            check(&line(value, "2026-03-02T07:08:09Z", "", "")).unwrap();
+        }
+        for time in [
+            "2026-03-02T07:08:60Z",
+            "2026-03-02T07:08:09.Z",
+            "2026-03-02T07:08:09.1234567891Z",
+            "2026-03-02",
+            "2026-03-02T07:08Z",
+            "2026-03-02T07:08:09+01:00",
+            "2026-03-02T07:08:9Z",
+            "x026-03-02T07:08:09Z",
+            "1500-03-02T07:08:09Z",
+            "",
+        ] {
+            check(&line("1", time, " ", "")).unwrap();
+        }
+        for dimensions in [
+            ",\"dimensions\":{\"a\":1}",
+            ",\"dimensions\":\"x\"",
+            ",\"dimensions\":\"\"",
+            ",\"dimensions\":null",
+            ",\"dimensions\":[]",
+            ",\"dimensions\":{\"a\":\"}\\\"\"}",
+            ",\"dimensions\":{\"a\":\"b\",}",
+            ",\"x\":1",
+            ",",
+        ] {
+            check(&line("1", "2026-03-02T07:08:09Z", "", dimensions)).unwrap();
+        }
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            &good[..good.len() - 1],
+            &format!("{good}}}"),
+            &format!("{good} "),
+            &good.replace("\"s\"", "\"\t\""),
+            &good.replace("\"s\"", "\"\\u00e9\\n\""),
+            &good.replace("\"s\"", "null"),
+            &good.replace("\"s\"", "\"\\ud800\""),
+        ] {
+            check(bad).unwrap();
+        }
+        let times = &mut TimeCache::default();
+        let wrong = line("1", "2026-03-02T07:08:09Z", "", ",\"dimensions\":{\"a\":1}");
+        assert!(parse(&wrong, times).unwrap_err().contains("dimensions[a] is not a string"));
+        assert!(parse("{\"event_type\": 1}", times).unwrap_err().contains("expected a string (at column 16)"));
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-z0-9_.-]{0,20}", any::<String>(), "[\\\\\"\\x00-\\x22é€😀]{0,12}"]
+    }
+
+    prop_compose! {
+        fn event()(
+            texts in proptest::collection::vec(text(), 5),
+            value in prop_oneof![any::<f64>().prop_filter("finite", |v| v.is_finite()).prop_map(|v| json!(v)),
+                any::<i64>().prop_map(|v| json!(v)), any::<u64>().prop_map(|v| json!(v))],
+            time in any::<i64>(),
+            dimensions in prop_oneof![Just(Value::Null), text().prop_map(|t| json!(t)),
+                proptest::collection::btree_map(text(), text(), 0..5).prop_map(|map| json!(map))],
+            absent in any::<[bool; 3]>(),
+            extra in proptest::option::of(text()),
+            shuffle in any::<u8>(),
+        ) -> String {
+            let string = |text: &str| json!(text).to_string();
+            let mut payload = vec![
+                format!("\"tenant_id\": {}", string(&texts[0])),
+                format!("\"metric_name\":{}", string(&texts[1])),
+                format!("\"metric_value\": {value}"),
+            ];
+            if !absent[0] {
+                payload.push(format!("\"dimensions\": {dimensions}"));
+            }
+            if shuffle & 1 == 1 {
+                let by = usize::from(shuffle >> 1) % payload.len();
+                payload.rotate_left(by);
+            }
+            let mut members = vec![
+                format!("\"event_type\": {}", string(&texts[2])),
+                format!("\"timestamp\" : \"{}\"", tidegauge_core::time::rfc3339(time)),
+            ];
+            if !absent[1] {
+                members.push(format!("\"source\": {}", string(&texts[3])));
+            }
+            if !absent[2] {
+                members.push(format!("\"version\": {}", string(&texts[4])));
+            }
+            members.push(format!("\"payload\": {{{}}}", payload.join(", ")));
+            if let Some(extra) = extra {
+                members.push(format!("\"another\": [{}, {{\"a\": 1}}]", string(&extra)));
+            }
+            if shuffle & 2 == 2 {
+                let by = usize::from(shuffle >> 2) % members.len();
+                members.rotate_left(by);
+            }
+            format!("{{{}}}", members.join(" , "))
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Both ways read every valid form as the referee does.
+        #[test]
+        fn all_forms_are_read_alike(line in event()) {
+            check(&line)?;
+        }
+
+        /// Damaged lines are refused, or read, alike.
+        #[test]
+        fn damage_is_seen_alike(at in any::<prop::sample::Index>(), with in prop_oneof!["[ -~]", Just(String::new()), any::<char>().prop_map(String::from)]) {
+            let mut text = line("-12.5", "2026-03-02T07:08:09.123Z", "", ",\"dimensions\":{\"a\":\"b\",\"c\":\"d\"}");
+            let at = at.index(text.len());
+            text.replace_range(at..=at, &with);
+            // A key written twice is an error to us and the last one wins for the referee; a renamed optional one is absent.
+            prop_assume!(number_text(&text).is_some());
+            check(&text)?;
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A file as chunks: reads lines, parses them, cuts. One function of the file, whatever became of an earlier run.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::chunk::{Chunk, Chunker, SEGMENT_LINES};
+use super::csv::{self, CsvOptions, CsvPlan};
+use super::event::Place;
+use super::json;
+use super::lines::{Line, Lines};
+use super::scan::{Scanner, TimeCache};
+use crate::failure::{Doing as _, Failure, Outcome};
+
+/// How a file is to be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// One JSON event a line. With a tenant, other tenants' events are refused.
+    Ndjson {
+        /// The only tenant wanted.
+        tenant: Option<String>,
+    },
+    /// A table.
+    Csv(CsvOptions),
+}
+
+/// A place between two segments, at which a load can start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Resume {
+    /// Offset of the next line.
+    pub(crate) offset: u64,
+    /// Lines before it.
+    pub(crate) line: u64,
+    /// Chunks before it, by tenant.
+    pub(crate) chunks: BTreeMap<String, u64>,
+}
+
+/// What reading gives, in order of the file.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Step {
+    /// A full chunk, or what is left of one at the end of a segment.
+    Chunk(Chunk),
+    /// A line that holds no event.
+    Bad {
+        /// Where.
+        place: Place,
+        /// Why.
+        reason: String,
+    },
+    /// All chunks of the segment have been given.
+    Segment(Resume),
+}
+
+/// Takes the steps; `false` ends the reading.
+pub(crate) trait Sink: FnMut(Step) -> bool {}
+impl<F: FnMut(Step) -> bool> Sink for F {}
+
+/// Reads a file from a resume point to its end. `described` gets what a CSV header was understood as.
+///
+/// # Errors
+/// I/O errors, and a CSV header without the columns asked for.
+pub(crate) fn read(
+    path: &Path,
+    format: &Format,
+    from: &Resume,
+    described: impl FnOnce(String),
+    sink: impl Sink,
+) -> Outcome {
+    let mut file = File::open(path).doing(path.display())?;
+    match format {
+        Format::Ndjson { tenant } => {
+            file.seek(SeekFrom::Start(from.offset)).doing(path.display())?;
+            let reader = Reader::new(file, from.offset, from, sink);
+            reader.ndjson(tenant.as_deref()).doing(path.display())
+        }
+        Format::Csv(options) => {
+            let (header, offset) = header(&mut file, options).map_err(|e| e.context(path.display()))?;
+            let plan =
+                CsvPlan::new(options, &header).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+            described(plan.describe());
+            let start = if from.offset == 0 { Resume { line: offset.1, ..from.clone() } } else { from.clone() };
+            let offset = if from.offset == 0 { offset.0 } else { from.offset };
+            file.seek(SeekFrom::Start(offset)).doing(path.display())?;
+            Reader::new(file, offset, &start, sink).csv(&plan).doing(path.display())
+        }
+    }
+}
+
+/// The header's names, and the offset and number of lines after it.
+fn header(file: &mut File, options: &CsvOptions) -> Outcome<(Vec<Cow<'static, str>>, (u64, u64))> {
+    let mut lines = Lines::new(file, 0, 0);
+    let mut record = Vec::new();
+    let read = csv::next_record(&mut lines, &mut record).doing("header")?;
+    let Some((_, usable)) = read else { return Err(Failure::new("the file is empty, a header was expected")) };
+    usable.map_err(Failure::new)?;
+    let text = String::from_utf8(record).doing("header")?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut fields = Vec::new();
+    csv::split(text, options.delimiter, &mut fields).map_err(Failure::new)?;
+    let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
+    Ok((names, (lines.offset(), lines.line())))
+}
+
+struct Reader<F> {
+    lines: Lines<File>,
+    chunker: Chunker,
+    /// Line at which the segment ends.
+    segment_end: u64,
+    sink: F,
+}
+
+impl<F: Sink> Reader<F> {
+    fn new(file: File, offset: u64, from: &Resume, sink: F) -> Self {
+        Self {
+            lines: Lines::new(file, offset, from.line),
+            chunker: Chunker::after(from.chunks.iter().map(|(tenant, count)| (tenant.as_str(), *count))),
+            segment_end: next_segment(from.line),
+            sink,
+        }
+    }
+
+    fn ndjson(mut self, tenant: Option<&str>) -> std::io::Result<()> {
+        let mut scanner = Scanner::default();
+        let mut times = TimeCache::default();
+        while let Some((place, line)) = self.lines.next()? {
+            let pushed = match line {
+                Line::TooLong => Err("the line is too long".to_owned()),
+                Line::Whole(line) if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
+                Line::Whole(line) => match std::str::from_utf8(line) {
+                    Err(error) => Err(format!("not UTF-8 at byte {}", error.valid_up_to())),
+                    Ok(text) => {
+                        let event = scanner.scan(text).map_or_else(|| json::parse(text, &mut times), Ok);
+                        event.and_then(|event| match tenant {
+                            Some(wanted) if wanted != event.tenant => {
+                                Err(format!("belongs to tenant {:?}, only {wanted:?} is wanted", event.tenant))
+                            }
+                            _ => self.chunker.push(&event, place),
+                        })
+                    }
+                },
+            };
+            if !give(&mut self.sink, place, pushed) || !self.end_segment(false) {
+                return Ok(());
+            }
+        }
+        self.end_segment(true);
+        Ok(())
+    }
+
+    fn csv(mut self, plan: &CsvPlan<'_>) -> std::io::Result<()> {
+        let mut record = Vec::new();
+        let delimiter = plan.delimiter();
+        while let Some((place, usable)) = csv::next_record(&mut self.lines, &mut record)? {
+            if usable.is_ok() && record.is_empty() {
+                continue;
+            }
+            let text = usable.and_then(|()| {
+                std::str::from_utf8(&record).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))
+            });
+            let mut fields = Vec::new();
+            let split = text.and_then(|text| csv::split(text, delimiter, &mut fields));
+            let goes_on = match split.and_then(|()| plan.events(&fields)) {
+                Err(reason) => (self.sink)(Step::Bad { place, reason }),
+                Ok(mut events) => events.all(|event| {
+                    let pushed = event.and_then(|event| self.chunker.push(&event, place));
+                    give(&mut self.sink, place, pushed)
+                }),
+            };
+            if !goes_on || !self.end_segment(false) {
+                return Ok(());
+            }
+        }
+        self.end_segment(true);
+        Ok(())
+    }
+
+    /// Cuts every open chunk where a segment ends.
+    fn end_segment(&mut self, at_end: bool) -> bool {
+        if !at_end && self.lines.line() < self.segment_end {
+            return true;
+        }
+        self.segment_end = next_segment(self.lines.line());
+        let sink = &mut self.sink;
+        if !self.chunker.cut_all().into_iter().all(|chunk| sink(Step::Chunk(chunk))) {
+            return false;
+        }
+        let chunks = self.chunker.counts().map(|(tenant, count)| (tenant.to_owned(), count)).collect();
+        sink(Step::Segment(Resume { offset: self.lines.offset(), line: self.lines.line(), chunks }))
+    }
+}
+
+/// Segments end at multiples of their length, wherever reading began.
+fn next_segment(line: u64) -> u64 {
+    (line / SEGMENT_LINES + 1) * SEGMENT_LINES
+}
+
+fn give(sink: &mut impl Sink, place: Place, pushed: Result<Option<Chunk>, String>) -> bool {
+    match pushed {
+        Ok(None) => true,
+        Ok(Some(chunk)) => sink(Step::Chunk(chunk)),
+        Err(reason) => sink(Step::Bad { place, reason }),
+    }
+}
+
+/// Copies the text of a place.
+pub(crate) fn copy_text(file: &mut File, place: Place, out: &mut impl std::io::Write) -> std::io::Result<u64> {
+    file.seek(SeekFrom::Start(place.offset))?;
+    std::io::copy(&mut file.take(u64::from(place.bytes)), out)
+}

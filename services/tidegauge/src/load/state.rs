@@ -1,0 +1,225 @@
+//! What a load remembers between two runs: a file of JSON lines, appended to. Losing its last lines, or all of it, costs
+//! time and nothing else, because the server knows what it has had.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::Identity;
+use super::reader::Resume;
+use crate::failure::{Doing as _, Outcome};
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// First line: whose state this is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Header {
+    format: u32,
+    file_bytes: u64,
+    identity: String,
+    /// Server that acknowledged.
+    pub(crate) endpoint: String,
+}
+
+impl Header {
+    /// The header of a load.
+    pub(crate) fn new(identity: &Identity, endpoint: &str) -> Self {
+        Self { format: FORMAT, file_bytes: identity.bytes, identity: identity.text(), endpoint: endpoint.to_owned() }
+    }
+
+    /// Whether the other one is of the same file read the same way.
+    pub(crate) fn is_same_load(&self, other: &Self) -> bool {
+        (self.format, self.file_bytes, &self.identity) == (other.format, other.file_bytes, &other.identity)
+    }
+}
+
+/// Every further line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Entry {
+    /// A chunk is durable.
+    Chunk {
+        /// Its tenant.
+        tenant: String,
+        /// Its sequence; all earlier ones of the tenant are durable, too.
+        sequence: u64,
+        /// Events accepted.
+        events: u64,
+        /// Events refused.
+        rejected: u64,
+    },
+    /// Everything before this point is done.
+    Resume {
+        /// The point.
+        resume: Resume,
+    },
+    /// The rejects file is written so far.
+    Rejects {
+        /// Its state.
+        rejects: Rejects,
+    },
+}
+
+/// How far the rejects of unreadable lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Rejects {
+    /// Length of the rejects file.
+    pub(crate) bytes: u64,
+    /// Last line that was refused as unreadable.
+    pub(crate) through_line: u64,
+    /// Unreadable lines so far.
+    pub(crate) lines: u64,
+}
+
+/// What an earlier run has done.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Done {
+    /// Where to start reading.
+    pub(crate) resume: Resume,
+    /// Last durable chunk by tenant.
+    pub(crate) sequences: HashMap<String, u64>,
+    /// Events by tenant that the server had accepted.
+    pub(crate) accepted_by_tenant: HashMap<String, u64>,
+    /// Events accepted.
+    pub(crate) accepted: u64,
+    /// Events refused by the server.
+    pub(crate) rejected: u64,
+    /// Unreadable lines.
+    pub(crate) rejects: Rejects,
+}
+
+impl Done {
+    fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Chunk { tenant, sequence, events, rejected } => {
+                *self.accepted_by_tenant.entry(tenant.clone()).or_default() += events;
+                self.sequences.insert(tenant, sequence);
+                self.accepted += events;
+                self.rejected += rejected;
+            }
+            Entry::Resume { resume } => self.resume = resume,
+            Entry::Rejects { rejects } => self.rejects = rejects,
+        }
+    }
+}
+
+/// The open state file.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StateFile {
+    /// Reads what an earlier run left; `None` if there is nothing, or it is of another load.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn read(path: &Path, header: &Header) -> Outcome<Option<(Header, Done)>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).doing(path.display()),
+        };
+        let mut lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+        let found = lines.next().and_then(|line| serde_json::from_slice::<Header>(&line).ok());
+        let Some(found) = found.filter(|found| found.is_same_load(header)) else { return Ok(None) };
+        let mut done = Done::default();
+        // A torn last line ends the reading: what it said is done again.
+        for entry in lines.map_while(|line| serde_json::from_slice::<Entry>(&line).ok()) {
+            done.add(entry);
+        }
+        Ok(Some((found, done)))
+    }
+
+    /// Starts a state file anew.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn create(path: &Path, header: &Header) -> Outcome<Self> {
+        let file = File::create(path).doing(path.display())?;
+        let mut state = Self { path: path.to_owned(), file };
+        let line = serde_json::to_string(header).doing(path.display())?;
+        state.write(format!("{line}\n").as_bytes())?;
+        Ok(state)
+    }
+
+    /// Goes on with a state file, after cutting off what it could not read.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn append_to(path: &Path) -> Outcome<Self> {
+        let text = std::fs::read(path).doing(path.display())?;
+        let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
+        let file = OpenOptions::new().append(true).open(path).doing(path.display())?;
+        file.set_len(whole as u64).doing(path.display())?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends entries with one write.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn add(&mut self, entries: &[Entry]) -> Outcome {
+        let mut text = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut text, entry).doing(self.path.display())?;
+            text.push(b'\n');
+        }
+        self.write(&text)
+    }
+
+    fn write(&mut self, text: &[u8]) -> Outcome {
+        self.file.write_all(text).doing(self.path.display())
+    }
+
+    /// Removes the file: nothing is left to resume.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn remove(self) -> Outcome {
+        std::fs::remove_file(&self.path).doing(self.path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::reader::Format;
+
+    /// What was added is read back, a torn line is not, another file's state is ignored.
+    #[test]
+    fn state_survives_a_torn_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, path) = (folder.path().join("data"), folder.path().join("state"));
+        std::fs::write(&data, "x").unwrap();
+        let identity = Identity::of(&data, &Format::Ndjson { tenant: None }).unwrap();
+        let header = Header::new(&identity, "http://a");
+        assert_eq!(StateFile::read(&path, &header).unwrap(), None);
+        let chunk = |sequence| Entry::Chunk { tenant: "t".to_owned(), sequence, events: 10, rejected: 1 };
+        let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into() };
+        let mut state = StateFile::create(&path, &header).unwrap();
+        state.add(&[chunk(1), Entry::Resume { resume: resume.clone() }]).unwrap();
+        state.add(&[chunk(2), Entry::Rejects { rejects: Rejects { bytes: 5, through_line: 9, lines: 1 } }]).unwrap();
+        let (_, done) = StateFile::read(&path, &header).unwrap().unwrap();
+        assert_eq!((done.accepted, done.rejected, done.sequences["t"], done.rejects.bytes), (20, 2, 2, 5));
+        assert_eq!(done.resume, resume);
+
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() - 30]).unwrap();
+        let mut state = StateFile::append_to(&path).unwrap();
+        state.add(&[chunk(3)]).unwrap();
+        let (_, done) = StateFile::read(&path, &header).unwrap().unwrap();
+        assert_eq!((done.sequences["t"], done.rejects.bytes), (3, 0));
+
+        std::fs::write(&data, "y").unwrap();
+        let other = Identity::of(&data, &Format::Ndjson { tenant: None }).unwrap();
+        assert_eq!(StateFile::read(&path, &Header::new(&other, "http://a")).unwrap(), None);
+        state.remove().unwrap();
+        assert!(!path.exists());
+    }
+}

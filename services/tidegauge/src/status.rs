@@ -1,0 +1,205 @@
+//! `tidegauge status`: how far the platform is, for people and programs.
+
+use clap::Args;
+use serde_json::{Value, json};
+use tidegauge_client::proto::aggregation::v1::GetStatusResponse;
+use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_core::time::rfc3339;
+use tidegauge_proto::convert::time::nanoseconds;
+
+use crate::connect::ConnectArgs;
+use crate::failure::Outcome;
+use crate::text_table::{Align, TextTable};
+use crate::units::{Size, grouped, readable, short};
+
+/// Flags of `status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
+    output: ListForm,
+}
+
+/// Form of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum ListForm {
+    /// Aligned columns
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// Shows the status.
+///
+/// # Errors
+/// What the server said.
+pub(crate) async fn run(args: StatusArgs) -> Outcome {
+    let client = args.connect.connect().await?;
+    let status = client.status().await?;
+    match args.output {
+        ListForm::Json => println!("{:#}", document(&status)),
+        ListForm::Table => print!("{}", tables(&status, SystemClock::default().wall_ns())),
+    }
+    Ok(())
+}
+
+type Time = Option<prost_types::Timestamp>;
+
+fn ns(time: &Time) -> Option<i64> {
+    time.as_ref().and_then(|time| nanoseconds(time).ok())
+}
+
+fn document(status: &GetStatusResponse) -> Value {
+    let time = |time: &Time| ns(time).map(rfc3339);
+    let shards = status.shards.iter().map(|shard| {
+        json!({
+            "shard": shard.shard,
+            "generation": shard.generation,
+            "prepared_epoch": shard.prepared_epoch,
+            "completed_epoch": shard.completed_epoch,
+            "ordinal": shard.ordinal,
+            "at_tip": shard.at_tip,
+            "lag_ms": shard.lag_ms,
+            "state_rows": shard.state_rows,
+            "log_bytes": shard.log_bytes,
+        })
+    });
+    let keys = status.keys.iter().map(|key| {
+        let counters = key.counters.unwrap_or_default();
+        json!({
+            "tenant_id": key.tenant_id,
+            "bucket": key.bucket,
+            "shard": key.shard,
+            "watermark": time(&key.watermark),
+            "boundary": time(&key.boundary),
+            "counters": {
+                "on_log": counters.on_log,
+                "duplicates": counters.duplicates,
+                "on_time": counters.on_time,
+                "late": counters.late,
+                "backfilled": counters.backfilled,
+                "dead": counters.dead,
+            },
+            "pending_events": key.pending_events,
+            "state_rows": key.state_rows,
+            "parked_objects": key.parked_objects,
+            "stopped_because": key.stopped_because,
+        })
+    });
+    json!({
+        "quiescent": status.quiescent,
+        "shards": shards.collect::<Vec<_>>(),
+        "keys": keys.collect::<Vec<_>>(),
+    })
+}
+
+fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
+    use Align::{Left, Right};
+    let ago = |time: &Time| match ns(time) {
+        None => "-".to_owned(),
+        Some(time) if time > now_ns => rfc3339(time),
+        Some(time) => format!("{} ago", readable(std::time::Duration::from_nanos((now_ns - time) as u64))),
+    };
+    let mut shards = TextTable::new(&[
+        ("SHARD", Right),
+        ("RECORDS", Right),
+        ("LAG", Right),
+        ("AT TIP", Left),
+        ("EPOCH", Right),
+        ("ROWS IN MEMORY", Right),
+        ("LOG", Right),
+    ]);
+    for shard in &status.shards {
+        let epoch = match shard.prepared_epoch == shard.completed_epoch {
+            true => shard.completed_epoch.to_string(),
+            false => format!("{} (applying)", shard.prepared_epoch),
+        };
+        shards.row([
+            shard.shard.to_string(),
+            grouped(shard.ordinal),
+            readable(std::time::Duration::from_millis(shard.lag_ms)),
+            if shard.at_tip { "yes" } else { "no" }.to_owned(),
+            epoch,
+            grouped(shard.state_rows),
+            bytes(shard.log_bytes),
+        ]);
+    }
+    let mut keys = TextTable::new(&[
+        ("TENANT", Left),
+        ("SHARD", Right),
+        ("EVENTS", Right),
+        ("LATE", Right),
+        ("BACKFILLED", Right),
+        ("DUPLICATE", Right),
+        ("DEAD", Right),
+        ("PENDING", Right),
+        ("WATERMARK", Right),
+        ("IN THE LAKE UP TO", Right),
+        ("NOTE", Left),
+    ]);
+    for key in &status.keys {
+        let counters = key.counters.unwrap_or_default();
+        let tenant = match key.bucket {
+            0 => key.tenant_id.clone(),
+            bucket => format!("{}#{bucket}", key.tenant_id),
+        };
+        let note = match (key.stopped_because.as_str(), key.parked_objects.len()) {
+            ("", 0) => String::new(),
+            ("", parked) => format!("{parked} objects cannot be written"),
+            (reason, _) => format!("STOPPED: {reason}"),
+        };
+        keys.row([
+            tenant,
+            key.shard.to_string(),
+            grouped(counters.on_time + counters.late + counters.backfilled),
+            grouped(counters.late),
+            grouped(counters.backfilled),
+            grouped(counters.duplicates),
+            grouped(counters.dead),
+            grouped(key.pending_events),
+            ago(&key.watermark),
+            ago(&key.boundary),
+            note,
+        ]);
+    }
+    let state = match status.quiescent {
+        true => "everything received is processed and published as far as the watermarks allow",
+        false => "processing",
+    };
+    format!("{shards}\n{keys}\n{state}\n")
+}
+
+/// Bytes for people.
+fn bytes(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { Size(bytes).to_string() } else { format!("{}B", short(bytes as f64)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegauge_client::proto::aggregation::v1::{KeyCounters, KeyStatus, ShardStatus};
+
+    use super::*;
+
+    /// Programs find every figure by name; people see what needs their attention.
+    #[test]
+    fn status_is_shown() {
+        let counters = KeyCounters { on_log: 12, duplicates: 1, on_time: 6, late: 2, backfilled: 3, dead: 0 };
+        let key = KeyStatus {
+            tenant_id: "acme".to_owned(),
+            boundary: Some(prost_types::Timestamp { seconds: 60, nanos: 0 }),
+            counters: Some(counters),
+            stopped_because: "restored".to_owned(),
+            ..KeyStatus::default()
+        };
+        let shard = ShardStatus { shard: 1, at_tip: true, log_bytes: 64 << 20, ..ShardStatus::default() };
+        let status = GetStatusResponse { shards: vec![shard], keys: vec![key], quiescent: true };
+        let document = document(&status);
+        assert_eq!(document["keys"][0]["counters"]["backfilled"], 3);
+        assert_eq!(document["keys"][0]["boundary"], "1970-01-01T00:01:00Z");
+        assert_eq!(document["quiescent"], true);
+        let text = tables(&status, 120_000_000_000);
+        assert!(text.contains("STOPPED: restored") && text.contains("1 min ago") && text.contains("64MB"), "{text}");
+    }
+}
