@@ -69,7 +69,9 @@ pub struct ShardStatus {
 ///
 /// - `append` returns Ok only when **all** records are durable (I1): a power cut after it loses none. On an error none,
 ///   some or all of them may be on the log; a retry may duplicate (dedup, I2, is the reader's). Records of one call and
-///   one key keep their order; a later call's records of a key stand after an earlier call's that returned.
+///   one key keep their order; a later call's records of a key stand after an earlier call's that returned. Calls in
+///   flight at the same time take their order from the *first poll* of their futures: a caller that polls each future
+///   once, in order, may then await them in any way.
 /// - [`StoreError::Full`] and [`StoreError::Busy`] mean that nothing of the call is on the log.
 /// - [`StoreError::Invalid`] for a record over its limit; nothing of the call is on the log.
 /// - A failed sync aborts the process: after it nobody knows what is durable.

@@ -25,6 +25,8 @@ use crate::service::draining;
 struct Flight {
     seen: Seen,
     bytes: usize,
+    /// Whether the order of the stream knows the result already.
+    noted: bool,
     result: Result<PublishResponse, ServiceError>,
 }
 
@@ -149,7 +151,7 @@ impl Pipeline {
     async fn start(&mut self, seen: Seen, admitted: Admitted) {
         let bytes = admitted.bytes();
         self.bytes_in_flight += bytes;
-        let flight = self.publisher.append(admitted).map(move |result| Flight { seen, bytes, result });
+        let flight = self.publisher.append(admitted).map(move |result| Flight { seen, bytes, noted: false, result });
         let mut flight = flight.boxed();
         // Polled once now: the log keeps the order of first polls.
         match poll!(flight.as_mut()) {
@@ -160,7 +162,7 @@ impl Pipeline {
 
     fn answer(&mut self, seen: Seen, result: Result<PublishResponse, ServiceError>) {
         self.note(seen, &result);
-        self.in_flight.push_back(ready(Flight { seen, bytes: 0, result }).boxed());
+        self.in_flight.push_back(ready(Flight { seen, bytes: 0, noted: true, result }).boxed());
     }
 
     fn note(&mut self, seen: Seen, result: &Result<PublishResponse, ServiceError>) {
@@ -173,7 +175,9 @@ impl Pipeline {
 
     fn land(&mut self, flight: Flight) -> PublishStreamResponse {
         self.bytes_in_flight -= flight.bytes;
-        self.note(flight.seen, &flight.result);
+        if !flight.noted {
+            self.note(flight.seen, &flight.result);
+        }
         let outcome = match flight.result {
             Ok(response) => Outcome::Response(response),
             Err(error) => Outcome::Error(request_error(error)),
