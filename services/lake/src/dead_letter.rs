@@ -90,6 +90,7 @@ pub fn encode(letters: &[DeadLetter]) -> Result<Bytes, ObjectError> {
 /// # Errors
 /// [`ObjectError`].
 pub fn decode(content: Bytes) -> Result<Vec<DeadLetter>, ObjectError> {
+    object::check(&content)?;
     let metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
     let format = key_value(metadata.metadata(), FORMAT_KEY).and_then(|text| text.parse().ok());
     match format {
@@ -97,7 +98,6 @@ pub fn decode(content: Bytes) -> Result<Vec<DeadLetter>, ObjectError> {
         Some(found) => return Err(ObjectError::Newer { what: "dead letter format", found, known: FORMAT }),
         None => return Err(ObjectError::Footer(format!("has no {FORMAT_KEY}"))),
     }
-    object::check_data(&content, metadata.metadata())?;
     let reader =
         ParquetRecordBatchReaderBuilder::new_with_metadata(content, metadata).with_batch_size(GROUP_LETTERS).build()?;
     let mut letters = Vec::new();

@@ -1,9 +1,10 @@
 //! One hour's object: rows to Parquet bytes and back.
 //!
 //! zstd level 1; dictionaries for the columns that repeat (names, window bounds, counts of rare things); statistics and
-//! page index on; one row group up to [`ROW_GROUP_ROWS`] rows. Besides the [`Footer`] the key-value metadata holds length
-//! and hash of all data pages, because Parquet itself does not notice a flipped bit and a rewrite would make it ours.
+//! page index on; one row group up to [`ROW_GROUP_ROWS`] rows. Besides the [`Footer`] the key-value metadata holds a hash
+//! of the whole file, because Parquet itself does not notice a flipped bit, and a rewrite would make it ours.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use arrow::array::RecordBatch;
@@ -27,8 +28,15 @@ use crate::{SCHEMA_VERSION, schema};
 /// Rows of one row group: an hour of 2,000 metrics; bounds the memory of writer and reader.
 pub const ROW_GROUP_ROWS: usize = 128 << 10;
 
-/// Key of length and hash of the data pages in the key-value metadata: `<bytes>-<xxh3-64, hex>`.
-pub const DATA_KEY: &str = "tidegauge.data";
+/// Key of the file's hash in the key-value metadata: `xxh3-128:` and 32 hexadecimal digits, of the file with 32 zeros in
+/// their place.
+pub const CHECK_KEY: &str = "tidegauge.check";
+
+/// What stands before the digits; the last place in the file where it stands is the one that counts.
+const CHECK_PREFIX: &str = "xxh3-128:";
+
+/// Digits of the hash.
+const CHECK_DIGITS: usize = 32;
 
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 16 << 10;
@@ -48,8 +56,8 @@ pub enum ObjectError {
     /// The footer is missing or unreadable.
     #[error("footer {0}")]
     Footer(String),
-    /// The data pages are not the bytes that were written.
-    #[error("data pages are damaged: {0}")]
+    /// The bytes are not those that were written.
+    #[error("damaged: {0}")]
     Damaged(String),
     /// Written by a later version of the software, which may keep what this one would drop.
     #[error("{what} is {found}, this version knows up to {known}: upgrade before writing to it")]
@@ -115,12 +123,12 @@ pub fn encode(rows: &[AggregatedRow], footer: &Footer) -> Result<Bytes, ObjectEr
 /// # Errors
 /// [`ObjectError`]; [`ObjectError::Newer`] for an object whose schema this version must not rewrite.
 pub fn decode(content: Bytes) -> Result<(Vec<AggregatedRow>, Footer), ObjectError> {
+    check(&content)?;
     let metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
     let footer = Footer::of(metadata.metadata())?;
     if footer.schema_version > SCHEMA_VERSION {
         return Err(ObjectError::Newer { what: "schema version", found: footer.schema_version, known: SCHEMA_VERSION });
     }
-    check_data(&content, metadata.metadata())?;
     let known = schema::stored_file();
     let names = known.fields().iter().map(|field| field.name().as_str());
     let mask = ProjectionMask::columns(metadata.parquet_schema(), names);
@@ -202,7 +210,7 @@ pub(crate) fn properties() -> WriterPropertiesBuilder {
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
 }
 
-/// Writes batches as a Parquet file, with the hash of its data pages.
+/// Writes batches as a Parquet file, with its hash.
 pub(crate) fn write_file(
     schema: SchemaRef,
     properties: WriterProperties,
@@ -215,30 +223,54 @@ pub(crate) fn write_file(
     for batch in batches {
         writer.write(&batch?)?;
     }
-    writer.flush()?;
-    writer.sync().map_err(ParquetError::from)?;
-    let data = data_text(writer.inner());
-    writer.append_key_value_metadata(KeyValue::new(DATA_KEY.to_owned(), data));
-    Ok(writer.into_inner()?.into())
+    let placeholder = format!("{CHECK_PREFIX}{}", "0".repeat(CHECK_DIGITS));
+    writer.append_key_value_metadata(KeyValue::new(CHECK_KEY.to_owned(), placeholder));
+    let mut content = writer.into_inner()?;
+    let digits =
+        check_place(&content).ok_or_else(|| ObjectError::Invalid("the file has no place for its hash".to_owned()))?;
+    let check = check_of(&content, &digits);
+    content[digits].copy_from_slice(check.as_bytes());
+    Ok(content.into())
 }
 
-/// Compares the data pages with the hash in the metadata.
+/// Compares a whole file with its hash, before or after it is parsed.
 ///
 /// # Errors
 /// [`ObjectError::Damaged`] when they differ, [`ObjectError::Footer`] when there is no hash.
-pub fn check_data(content: &[u8], metadata: &ParquetMetaData) -> Result<(), ObjectError> {
-    let expected = key_value(metadata, DATA_KEY).ok_or_else(|| ObjectError::Footer(format!("has no {DATA_KEY}")))?;
-    let bytes = expected.split_once('-').and_then(|(bytes, _)| bytes.parse::<usize>().ok());
-    let data = bytes.and_then(|bytes| content.get(..bytes));
-    let found = data.map(data_text).unwrap_or_else(|| format!("{} bytes in all", content.len()));
-    if found == expected {
+pub fn check(content: &[u8]) -> Result<(), ObjectError> {
+    let digits = check_place(content).ok_or_else(|| ObjectError::Footer(format!("has no {CHECK_KEY}")))?;
+    let found = check_of(content, &digits);
+    if content[digits.clone()] == *found.as_bytes() {
         return Ok(());
     }
-    Err(ObjectError::Damaged(format!("{expected} was written, {found} was found")))
+    let expected = String::from_utf8_lossy(&content[digits]).into_owned();
+    Err(ObjectError::Damaged(format!("its hash is {found}, {expected} was written")))
 }
 
-fn data_text(data: &[u8]) -> String {
-    format!("{}-{:016x}", data.len(), twox_hash::XxHash3_64::oneshot(data))
+/// [`check`] for a file that is open already.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_data(content: &[u8], metadata: &ParquetMetaData) -> Result<(), ObjectError> {
+    match key_value(metadata, CHECK_KEY) {
+        Some(_) => check(content),
+        None => Err(ObjectError::Footer(format!("has no {CHECK_KEY}"))),
+    }
+}
+
+/// Where the digits of the hash stand. The key-value metadata is among the last things in a file.
+fn check_place(content: &[u8]) -> Option<Range<usize>> {
+    let prefix = CHECK_PREFIX.as_bytes();
+    let start = content.windows(prefix.len()).rposition(|window| window == prefix)? + prefix.len();
+    (start + CHECK_DIGITS <= content.len()).then_some(start..start + CHECK_DIGITS)
+}
+
+fn check_of(content: &[u8], digits: &Range<usize>) -> String {
+    let mut hasher = twox_hash::XxHash3_128::new();
+    hasher.write(&content[..digits.start]);
+    hasher.write(&[b'0'; CHECK_DIGITS]);
+    hasher.write(&content[digits.end..]);
+    format!("{:032x}", hasher.finish_128())
 }
 
 fn check_order(rows: &[AggregatedRow]) -> Result<(), ObjectError> {
