@@ -144,6 +144,17 @@ impl AggregationHandle {
         self.workers.status(None).await
     }
 
+    /// Resolves when a worker has ended although nobody drained it, with what happened: a defect of ours, after which the
+    /// process should end, so that the log is read again from the last checkpoint.
+    pub async fn failed(&mut self) -> String {
+        let (ended, at, _) = futures::future::select_all(&mut self.tasks).await;
+        self.tasks.swap_remove(at);
+        match ended {
+            Ok(()) => "a worker of aggregation ended by itself".to_owned(),
+            Err(error) => format!("a worker of aggregation failed: {error}"),
+        }
+    }
+
     /// Stops reading, commits what is due, ends; at most [`limits::DRAIN_TIME_MAX`] long. What is not committed by then
     /// is on the log.
     pub async fn drain(self) {
