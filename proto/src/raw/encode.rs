@@ -5,6 +5,8 @@ use tidegauge_core::event::{Dimensions, IndexRange, Mode, RequestId};
 use tidegauge_core::ids::TenantId;
 
 use crate::convert::batch::{FORMAT_VERSION, mode_to_proto};
+use crate::ingest::v1::PublishRequest;
+use crate::raw::RawPublishStreamRequest;
 use crate::stream::v1 as pb;
 
 /// Anything that is a list of key-value pairs.
@@ -201,6 +203,26 @@ fn put_ids(out: &mut Vec<u8>, number: u32, ids: &[u32]) {
     } else {
         ids.iter().for_each(|id| put_varint(out, u64::from(*id)));
     }
+}
+
+/// A request of a publish stream: `head` without events, and columns.
+pub fn publish_stream_request<T: AsRef<str>, S: PairSet>(
+    head: &PublishRequest,
+    columns: &ColumnParts<'_, T, S>,
+) -> RawPublishStreamRequest {
+    use prost::Message as _;
+
+    let columns_len = columns.encoded_len();
+    let request_len = head.encoded_len() + field_len(columns_len);
+    let mut out = Vec::with_capacity(field_len(request_len));
+    put_tag(&mut out, 1);
+    put_varint(&mut out, request_len as u64);
+    head.encode_raw(&mut out);
+    put_tag(&mut out, 5);
+    put_varint(&mut out, columns_len as u64);
+    columns.encode(&mut out);
+    debug_assert_eq!(out.len(), field_len(request_len), "the columns are as long as announced");
+    RawPublishStreamRequest(out.into())
 }
 
 /// What a log record says beside its columns.
