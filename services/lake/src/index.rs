@@ -13,7 +13,7 @@ use tidegauge_core::lake::{Expected, LakeStore, ObjectVersion, StoreError};
 use tidegauge_core::scope::ScopedTenant;
 use tidegauge_core::time::{Day, Hour};
 
-pub use rebuild::{Rebuilt, rebuild};
+pub use rebuild::{Rebuilt, rebuild, restore};
 
 use crate::paths;
 

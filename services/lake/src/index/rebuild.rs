@@ -56,6 +56,18 @@ pub async fn rebuild(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) 
     Ok(rebuilt)
 }
 
+/// [`rebuild`] for a key that has no index at all; `None` if it has one. Costs one listing of the tenant's index: for the
+/// owner when it takes a key over, so that a lost index never makes answers short.
+///
+/// # Errors
+/// As [`rebuild`].
+pub async fn restore(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) -> Result<Option<Rebuilt>, IndexError> {
+    if super::days(store, tenant).await?.contains_key(&bucket) {
+        return Ok(None);
+    }
+    rebuild(store, tenant, bucket).await.map(Some)
+}
+
 /// The index of one day as the lake has it; not written.
 pub(super) async fn day_from_lake(
     store: &dyn LakeStore,

@@ -119,7 +119,7 @@ async fn a_rebuild_equals_the_lake() {
     let rebuilt = index::rebuild(&store, &tenant, 0).await.expect("rebuilds");
     let days = [HOUR.day(), later(24).day(), later(24 * 40).day()];
     assert_eq!((rebuilt.days, rebuilt.objects), (3, 5));
-    assert_eq!(rebuilt.unreadable, [broken.clone()]);
+    assert_eq!(rebuilt.unreadable, std::slice::from_ref(&broken));
     assert_eq!(rebuilt.changed, [empty_day, days[0], days[1], days[2]]);
     assert_eq!(index::days(&store, &tenant).await.expect("days").remove(&0), Some(days.to_vec()));
     let index = load(&store).await.expect("loads").expect("an index");
@@ -132,6 +132,22 @@ async fn a_rebuild_equals_the_lake() {
     // What the owner writes afterwards replaces what a rebuild entered.
     assert!(update(&store, &entries[..1]).await.expect("updates").changed);
     assert!(index::rebuild(&store, &tenant, 0).await.expect("rebuilds").changed.is_empty());
+}
+
+/// A key whose whole index was lost gets it back when it is taken over; one that has an index costs no walk.
+#[tokio::test]
+async fn a_takeover_restores_a_lost_index() {
+    let (store, tenant) = (MemoryStore::default(), tenant(TENANT));
+    for (bucket, hour) in [(0, 0), (0, 24), (1, 0)] {
+        write(&store, bucket, later(hour), 1).await;
+    }
+    let restored = index::restore(&store, &tenant, 0).await.expect("restores").expect("was lost");
+    assert_eq!((restored.days, restored.objects), (2, 2));
+    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), None);
+    let other = index::restore(&store, &tenant, 1).await.expect("restores").expect("was lost");
+    assert_eq!((other.days, other.objects), (1, 1));
+    let nothing = index::restore(&store, &tenant, 2).await.expect("restores").expect("never was");
+    assert_eq!(nothing, index::Rebuilt::default());
 }
 
 /// An entry of another day, bucket or tenant is refused.

@@ -149,10 +149,10 @@ fn dashboard_rows_have_their_partitions() {
 #[test]
 fn dead_letters_read_what_they_write() {
     let letter = |ordinal: u64| DeadLetter {
-        tenant: (ordinal % 3 != 0).then(|| TenantId::parse("tenant-001").expect("a tenant")),
+        tenant: (!ordinal.is_multiple_of(3)).then(|| TenantId::parse("tenant-001").expect("a tenant")),
         shard: ShardId(2),
         ordinal,
-        event_index: (ordinal % 2 == 0).then_some(ordinal as u32),
+        event_index: ordinal.is_multiple_of(2).then_some(ordinal as u32),
         reason: "TOO_OLD".into(),
         detail: format!("event time is {ordinal} s behind the horizon"),
         arrival_ns: 1_772_434_800_000_000_000 + ordinal as i64 * 1_000,
