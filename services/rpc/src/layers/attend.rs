@@ -163,3 +163,40 @@ impl http_body::Body for Attended {
         SizeHint::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+    use tower::Service as _;
+
+    use super::*;
+    use crate::layers::attend_only;
+
+    fn timeout(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().expect("a header"));
+        timeout_of(&headers)
+    }
+
+    /// Proves that a handler which does not answer in the caller's time is dropped and answered for, with details, and
+    /// that a malformed time is no time.
+    #[tokio::test]
+    async fn the_callers_time_ends_a_call() {
+        let never =
+            tower::service_fn(|_: Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>());
+        let request = Request::builder().header("grpc-timeout", "20m").body(Body::empty()).expect("valid");
+        let answer = attend_only(never).call(request).await.expect("infallible");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.get_details_error_info().expect("details").reason, "DEADLINE_EXCEEDED");
+
+        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(timeout("7n"), Some(Duration::from_nanos(7)));
+        for malformed in ["", "m", "1", "-1m", "+1m", "1 m", "100000000m", "1x", "1.5S"] {
+            assert_eq!(timeout(malformed), None, "{malformed:?}");
+        }
+    }
+}
