@@ -14,7 +14,9 @@ pub fn timestamp_ns(timestamp: &Timestamp) -> Option<i64> {
     if !(0..SECOND_NS as i32).contains(&timestamp.nanos) {
         return None;
     }
-    timestamp.seconds.checked_mul(SECOND_NS)?.checked_add(i64::from(timestamp.nanos))
+    // In 128 bits: at the lower end the whole seconds alone lie outside the range.
+    let ns = i128::from(timestamp.seconds) * i128::from(SECOND_NS) + i128::from(timestamp.nanos);
+    i64::try_from(ns).ok()
 }
 
 #[cfg(test)]
@@ -23,7 +25,7 @@ mod tests {
 
     #[test]
     fn times_outside_the_range_are_refused() {
-        for ns in [i64::MAX, 0, -1, 1_772_434_800_123_456_789] {
+        for ns in [i64::MIN, i64::MAX, 0, -1, 1_772_434_800_123_456_789] {
             assert_eq!(timestamp_ns(&timestamp(ns)), Some(ns));
         }
         assert_eq!(timestamp_ns(&Timestamp { seconds: 253_370_764_800, nanos: 0 }), None, "year 9999");
