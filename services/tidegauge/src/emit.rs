@@ -68,8 +68,9 @@ pub(crate) async fn run(args: EmitArgs) -> Outcome {
 fn one(args: &EmitArgs, metric: &str, value: f64) -> Outcome<Event> {
     let time_ns = match &args.time {
         None => SystemClock::default().wall_ns(),
-        Some(text) => parse_rfc3339(text)
-            .ok_or_else(|| Failure::usage(format!("--time {text:?} is no ISO 8601 time such as 2026-03-02T07:08:09Z")))?,
+        Some(text) => parse_rfc3339(text).ok_or_else(|| {
+            Failure::usage(format!("--time {text:?} is no ISO 8601 time such as 2026-03-02T07:08:09Z"))
+        })?,
     };
     let mut dimensions = std::collections::HashMap::new();
     for pair in &args.dimension {
@@ -113,7 +114,8 @@ async fn lines(args: &EmitArgs, mode: Mode) -> Outcome {
             Ok(event) => {
                 // A request is for one tenant: the file's tenant chooses, unless a flag did.
                 if !batch.is_empty() && tenant.as_deref() != Some(&*event.tenant) {
-                    send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused)).await?;
+                    send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused))
+                        .await?;
                 }
                 tenant = Some(event.tenant.to_string());
                 places.push(number);
@@ -154,15 +156,12 @@ async fn send(
     }
     let events = std::mem::take(batch);
     let answer = match tenant {
-        Some(tenant) if client.options().tenant.is_none() => {
-            publish(&client.for_tenant(tenant)?, events, mode).await?
-        }
+        Some(tenant) if client.options().tenant.is_none() => publish(&client.for_tenant(tenant)?, events, mode).await?,
         _ => publish(client, events, mode).await?,
     };
     *accepted += u64::from(answer.accepted);
-    *refused += refusals(&answer, |index| {
-        places.get(index as usize).map_or_else(String::new, |line| format!("line {line}"))
-    });
+    *refused +=
+        refusals(&answer, |index| places.get(index as usize).map_or_else(String::new, |line| format!("line {line}")));
     places.clear();
     Ok(())
 }

@@ -1,11 +1,17 @@
 //! Tidegauge: command line and server.
 
 mod connect;
+mod credentials;
+mod emit;
 mod failure;
 mod load;
+mod query;
+mod serve;
 mod settings;
+mod status;
 mod text_table;
 mod units;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -26,8 +32,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server
+    Serve(serve::ServeArgs),
+    /// Make tokens
+    #[command(subcommand)]
+    Token(credentials::TokenCommand),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(credentials::KeyCommand),
+    /// Publish one event, or events from standard input
+    Emit(emit::EmitArgs),
     /// Load files of events (NDJSON, CSV); resumes, and counts nothing twice
     Load(load::LoadArgs),
+    /// Ask with SQL, over live values and history
+    Query(query::QueryArgs),
+    /// Watch current values as they change
+    Watch(watch::WatchArgs),
+    /// Show how far the server is
+    Status(status::StatusArgs),
 }
 
 fn main() -> ExitCode {
@@ -41,11 +63,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failure::Failure::new(format!("the runtime does not start: {error}")))?;
+    let client = || serve::runtime(0);
     match cli.command {
-        Command::Load(args) => runtime.block_on(load::run(args)),
+        Command::Serve(args) => serve::run(&args),
+        Command::Token(command) => credentials::token(command),
+        Command::Key(command) => credentials::key(command),
+        Command::Emit(args) => client()?.block_on(emit::run(args)),
+        Command::Load(args) => client()?.block_on(load::run(args)),
+        Command::Query(args) => client()?.block_on(query::run(args)),
+        Command::Watch(args) => client()?.block_on(watch::run(args)),
+        Command::Status(args) => client()?.block_on(status::run(args)),
     }
 }

@@ -9,7 +9,7 @@ use tidegauge_client::ClientError;
 use tidegauge_client::proto::freshness::v1::Freshness;
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
-use tidegauge_proto::convert::time::nanoseconds;
+use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
@@ -87,7 +87,12 @@ pub(crate) async fn run(args: QueryArgs) -> Outcome {
         }
         let rows = writer.finish()?;
         let took = std::time::Duration::from_nanos(clock.monotonic_ns() - start_ns);
-        eprintln!("{} rows in {}{}", grouped(rows), readable(took), freshness_text(result.freshness(), clock.wall_ns()));
+        eprintln!(
+            "{} rows in {}{}",
+            grouped(rows),
+            readable(took),
+            freshness_text(result.freshness(), clock.wall_ns())
+        );
         return Ok(());
     }
 }
@@ -98,9 +103,8 @@ fn aborted(error: &ClientError) -> bool {
 
 fn sql_failure(error: ClientError) -> Failure {
     match error.code() {
-        Some(tonic::Code::InvalidArgument) if error.hint().is_none() => {
-            Failure::from(error).hint("the tables are listed by `tidegauge query \"SELECT * FROM dashboard_metrics LIMIT 1\"`")
-        }
+        Some(tonic::Code::InvalidArgument) if error.hint().is_none() => Failure::from(error)
+            .hint("the tables are listed by `tidegauge query \"SELECT * FROM dashboard_metrics LIMIT 1\"`"),
         _ => error.into(),
     }
 }
@@ -108,7 +112,7 @@ fn sql_failure(error: ClientError) -> Failure {
 /// How fresh an answer is, in words; begins with a separator.
 pub(crate) fn freshness_text(freshness: Option<Freshness>, now_ns: i64) -> String {
     let Some(freshness) = freshness else { return String::new() };
-    let mut text = match freshness.complete_through.as_ref().and_then(|time| nanoseconds(time).ok()) {
+    let mut text = match freshness.complete_through.as_ref().and_then(|time| timestamp_ns(time)) {
         Some(through) => {
             let age = std::time::Duration::from_nanos(u64::try_from(now_ns - through).unwrap_or(0));
             format!("; in the lake up to {} ({} ago), live after it", rfc3339(through), readable(age))

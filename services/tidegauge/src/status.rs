@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tidegauge_client::proto::aggregation::v1::GetStatusResponse;
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
-use tidegauge_proto::convert::time::nanoseconds;
+use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::Outcome;
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
 type Time = Option<prost_types::Timestamp>;
 
 fn ns(time: &Time) -> Option<i64> {
-    time.as_ref().and_then(|time| nanoseconds(time).ok())
+    time.as_ref().and_then(|time| timestamp_ns(time))
 }
 
 fn document(status: &GetStatusResponse) -> Value {
@@ -200,6 +200,6 @@ mod tests {
         assert_eq!(document["keys"][0]["boundary"], "1970-01-01T00:01:00Z");
         assert_eq!(document["quiescent"], true);
         let text = tables(&status, 120_000_000_000);
-        assert!(text.contains("STOPPED: restored") && text.contains("1 min ago") && text.contains("64MB"), "{text}");
+        assert!(text.contains("STOPPED: restored") && text.contains("60 s ago") && text.contains("64MB"), "{text}");
     }
 }

@@ -157,6 +157,6 @@ mod tests {
         let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
         let mut text = table(&schema);
         assert!(fill(&mut text, &batch).unwrap());
-        assert_eq!(text.lines(None), ["metric     value", "cpu     0.333333", "           2e-9"]);
+        assert_eq!(text.lines(None), ["metric     value", "cpu     0.333333", "            2e-9"]);
     }
 }

@@ -190,8 +190,15 @@ mod tests {
         let mut layers = Layers::default();
         let file = "[server]\ngrpc = \"a:1\"\nhttp = \"a:2\"\n[publish]\ninterval = \"2m\"\n[log]\nshards = 8\n";
         layers.add_file(Path::new("tidegauge.toml"), file).unwrap();
-        let variables = [("TIDEGAUGE_SERVER_GRPC", "b:1"), ("TIDEGAUGE_PUBLISH_CHECKPOINT_INTERVAL", "300ms"),
-            ("TIDEGAUGE_LOG", "debug"), ("TIDEGAUGE_TOKEN", "x"), ("TIDEGAUGE_CRASH_AT", "x"), ("TIDEGAUGE_PORT_7171_TCP", "x"), ("HOME", "x")];
+        let variables = [
+            ("TIDEGAUGE_SERVER_GRPC", "b:1"),
+            ("TIDEGAUGE_PUBLISH_CHECKPOINT_INTERVAL", "300ms"),
+            ("TIDEGAUGE_LOG", "debug"),
+            ("TIDEGAUGE_TOKEN", "x"),
+            ("TIDEGAUGE_CRASH_AT", "x"),
+            ("TIDEGAUGE_PORT_7171_TCP", "x"),
+            ("HOME", "x"),
+        ];
         layers.add_environment(environment(&variables)).unwrap();
         layers.add_flag("server", "grpc", "--grpc", "c:1".to_owned());
         let settings = Settings::read(&layers).unwrap();
@@ -207,8 +214,10 @@ mod tests {
     fn mistakes_are_named() {
         let path = Path::new("x.toml");
         let wrong = |text: &str| Layers::default().add_file(path, text).unwrap_err().to_string();
-        assert_eq!(wrong("[window]\nlateness = \"5m\"\n"),
-            "x.toml: there is no setting window.lateness; did you mean window.allowed_lateness?");
+        assert_eq!(
+            wrong("[window]\nlateness = \"5m\"\n"),
+            "x.toml: there is no setting window.lateness; did you mean window.allowed_lateness?"
+        );
         assert!(wrong("[wndow]\nlength = \"1m\"\n").contains("wndow.length"));
         assert!(wrong("grpc = \"x\"\n").contains("no setting grpc"));
         assert!(wrong("[log]\nshards = [1]\n").contains("log.shards must be one value"));

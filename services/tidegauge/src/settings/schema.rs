@@ -144,7 +144,7 @@ settings! {
     /// What the process says about itself.
     diagnostics: Diagnostics {
         /// Filter of log lines, as in TIDEGAUGE_LOG
-        filter: String = "info".to_owned();
+        filter: String = "info,fjall=warn,lsm_tree=warn".to_owned();
         /// text or json
         format: String = "text".to_owned();
     }

@@ -1,0 +1,122 @@
+//! `tidegauge serve`: settings → listeners → the composed server → signals → drain.
+
+pub(crate) mod compose;
+mod http;
+pub(crate) mod listen;
+pub(crate) mod logging;
+pub(crate) mod signals;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use tidegauge_core::limits;
+
+use crate::failure::{Doing as _, Failure, Outcome};
+use crate::settings::{self, Layers, Settings};
+use compose::Running;
+use listen::Listeners;
+
+/// Flags of `serve`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Settings file [default: tidegauge.toml, if there is one]
+    #[arg(long, env = "TIDEGAUGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of everything durable (server.data_dir)
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address of gRPC (server.grpc); port 0 picks one
+    #[arg(long, value_name = "ADDRESS")]
+    grpc: Option<String>,
+    /// Address of HTTP (server.http); port 0 picks one
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+    /// Listen beyond this machine without TLS (server.insecure_plaintext)
+    #[arg(long)]
+    insecure_plaintext: bool,
+    /// Print the effective settings and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl ServeArgs {
+    fn layers(&self) -> Outcome<Layers> {
+        let mut layers = settings::load(self.config.as_deref())?;
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
+        let flags = [
+            ("data_dir", "--data-dir", data_dir),
+            ("grpc", "--grpc", self.grpc.clone()),
+            ("http", "--http", self.http.clone()),
+            ("insecure_plaintext", "--insecure-plaintext", self.insecure_plaintext.then(|| "true".to_owned())),
+        ];
+        for (key, flag, value) in flags {
+            if let Some(value) = value {
+                layers.add_flag("server", key, flag, value);
+            }
+        }
+        Ok(layers)
+    }
+}
+
+/// Serves until a signal.
+///
+/// # Errors
+/// When the server cannot start, or a part of it failed.
+pub(crate) fn run(args: &ServeArgs) -> Outcome {
+    let layers = args.layers()?;
+    let settings = Settings::read(&layers)?;
+    if args.print_config {
+        print!("{}", settings::print(&layers));
+        return Ok(());
+    }
+    logging::start(&settings.diagnostics.filter, &settings.diagnostics.format)?;
+    runtime(settings.server.threads)?.block_on(serve(&settings))
+}
+
+/// The runtime of a server: one thread a core unless set.
+///
+/// # Errors
+/// When the operating system gives no threads.
+pub(crate) fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().thread_name("tidegauge").build().doing("the runtime does not start")
+}
+
+async fn serve(settings: &Settings) -> Outcome {
+    let mut signals = signals::Signals::take()?;
+    let listeners = Listeners::bind(&settings.server.grpc, &settings.server.http).await?;
+    let mut running = Running::start(settings, listeners).await?;
+    let mut out = std::io::stdout().lock();
+    // For programs; a reader that has gone is no reason to stop.
+    let _ = writeln!(out, "listening grpc={} http={}", running.grpc(), running.http());
+    let _ = out.flush();
+    drop(out);
+    let data_dir = &settings.server.data_dir;
+    tracing::info!(grpc = %running.grpc(), http = %running.http(), data_dir, "ready");
+
+    let failed = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining; a second signal ends at once");
+            None
+        }
+        failure = running.failed() => Some(failure),
+    };
+    let drained = tokio::select! {
+        drained = running.drain(limits::DRAIN_TIME_MAX) => drained,
+        signal = signals.next() => {
+            tracing::warn!(signal, "ending without drain");
+            std::process::exit(130);
+        }
+    };
+    match failed {
+        Some(failure) => Err(Failure::new(failure)),
+        None => {
+            tracing::info!(complete = drained, "stopped");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `tidegauge watch`: current values as they change. A table that moves in a terminal, otherwise one line a change.
+
+mod board;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+use futures::StreamExt as _;
+use serde_json::json;
+use tidegauge_client::proto::hotmetric::v1::{Metric, WatchMetricsResponse};
+use tidegauge_client::{Client, ClientError, MessageStream};
+use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_core::time::rfc3339;
+use tidegauge_proto::convert::time::timestamp_ns;
+
+use crate::connect::ConnectArgs;
+use crate::failure::{Doing as _, Outcome};
+use crate::text_table::printable;
+use board::{Board, Screen};
+
+/// Time between two drawings: as fast as eyes follow.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+/// Pause before a broken stream is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+/// Tries to open a broken stream before giving up.
+const REOPEN_TRIES: u32 = 60;
+
+/// Flags of `watch`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Metrics to watch [default: all]
+    #[arg(value_name = "METRIC")]
+    metrics: Vec<String>,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// table redraws in a terminal, lines gives a line a change, json an object a change [default: by the terminal]
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    output: Option<WatchForm>,
+    /// Show the current values and end
+    #[arg(long)]
+    once: bool,
+}
+
+/// Form of the changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum WatchForm {
+    /// A table that is drawn again and again
+    Table,
+    /// One line a change
+    Lines,
+    /// One JSON object a change
+    Json,
+}
+
+/// Watches until it is interrupted.
+///
+/// # Errors
+/// What the server said, when trying again does not help.
+pub(crate) async fn run(args: WatchArgs) -> Outcome {
+    let client = args.connect.connect().await?;
+    let is_terminal = std::io::stdout().is_terminal();
+    let form = args.output.unwrap_or(if is_terminal { WatchForm::Table } else { WatchForm::Lines });
+    let mut changes = Changes { stream: client.watch(args.metrics.clone()).await?, client, metrics: args.metrics };
+    match form {
+        WatchForm::Table if args.once => {
+            let mut board = Board::default();
+            while !board.take(changes.next().await?) {}
+            print!("{}", board.table(now_ns()));
+            Ok(())
+        }
+        WatchForm::Table => draw(changes).await,
+        WatchForm::Lines | WatchForm::Json => loop {
+            let step = changes.next().await?;
+            write_changes(&step, form).doing("standard output")?;
+            if args.once && step.initial_state_complete {
+                return Ok(());
+            }
+        },
+    }
+}
+
+fn now_ns() -> i64 {
+    SystemClock::default().wall_ns()
+}
+
+async fn draw(mut changes: Changes) -> Outcome {
+    let mut board = Board::default();
+    let mut screen = Screen::new();
+    let mut ticks = tokio::time::interval(DRAW_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            step = changes.next() => { board.take(step?); }
+            _ = ticks.tick() => screen.draw(&board.lines(now_ns(), screen.height())).doing("the terminal")?,
+        }
+    }
+}
+
+/// A watch that is opened again when the connection breaks or the server is restarted.
+struct Changes {
+    stream: MessageStream<WatchMetricsResponse>,
+    client: Client,
+    metrics: Vec<String>,
+}
+
+impl Changes {
+    /// The next step. Cancelling it loses none: a step is taken from the stream only when it is returned.
+    async fn next(&mut self) -> Result<WatchMetricsResponse, ClientError> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(step)) => return Ok(step),
+                Some(Err(error)) if !error.is_retryable() => return Err(error),
+                Some(Err(_)) | None => self.reopen().await?,
+            }
+        }
+    }
+
+    async fn reopen(&mut self) -> Result<(), ClientError> {
+        let mut pace = tokio::time::interval(REOPEN_PAUSE);
+        let mut tries = REOPEN_TRIES;
+        loop {
+            pace.tick().await;
+            match self.client.watch(self.metrics.clone()).await {
+                Ok(stream) => {
+                    self.stream = stream;
+                    return Ok(());
+                }
+                Err(error) if tries == 0 || !error.is_retryable() => return Err(error),
+                Err(_) => tries -= 1,
+            }
+        }
+    }
+}
+
+fn write_changes(step: &WatchMetricsResponse, form: WatchForm) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if step.missed_updates > 0 {
+        eprintln!("{} changes were skipped: this reader is too slow", step.missed_updates);
+    }
+    for metric in &step.metrics {
+        match form {
+            WatchForm::Json => writeln!(out, "{}", document(metric))?,
+            WatchForm::Table | WatchForm::Lines => {
+                let time = time(metric.last_time.as_ref()).unwrap_or_default();
+                let name = printable(&metric.metric_name);
+                writeln!(out, "{time}  {name}  {}  ({} events)", metric.last_value, metric.event_count)?;
+            }
+        }
+    }
+    out.flush()
+}
+
+fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
+    time.and_then(timestamp_ns).map(rfc3339)
+}
+
+fn document(metric: &Metric) -> serde_json::Value {
+    json!({
+        "metric_name": metric.metric_name,
+        "last_value": metric.last_value,
+        "last_time": time(metric.last_time.as_ref()),
+        "updated_at": time(metric.updated_at.as_ref()),
+        "event_count": metric.event_count,
+    })
+}
