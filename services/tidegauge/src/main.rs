@@ -1,7 +1,9 @@
 //! Tidegauge: command line and server.
 
+mod bench;
 mod connect;
 mod credentials;
+mod demo;
 mod emit;
 mod failure;
 mod load;
@@ -50,6 +52,11 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Show how far the server is
     Status(status::StatusArgs),
+    /// Run everything at once, fed with measurements of this machine
+    Demo(demo::DemoArgs),
+    /// Measure what this machine reaches
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
@@ -73,5 +80,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Query(args) => client()?.block_on(query::run(args)),
         Command::Watch(args) => client()?.block_on(watch::run(args)),
         Command::Status(args) => client()?.block_on(status::run(args)),
+        Command::Demo(args) => client()?.block_on(demo::run(args)),
+        Command::Bench(command) => client()?.block_on(bench::run(command)),
     }
 }
