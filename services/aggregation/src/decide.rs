@@ -20,7 +20,7 @@ mod settings;
 mod shard;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use clock::{SteadyClock, Step};
 pub use counters::Counters;

@@ -176,7 +176,8 @@ impl Session {
     }
 
     fn may_read(&self) -> bool {
-        !self.draining && self.shard.has_room()
+        // What was held once, before a restart, may be held again: the replay needs no more room than it did then.
+        !self.draining && (self.shard.has_room() || self.pushing.is_replaying(self.shard.ordinal()))
     }
 
     fn begin_reading(&mut self) {

@@ -32,8 +32,10 @@ impl Session {
     }
 
     fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
-        // Without hot-metric a cut would only make readers wait for it; a checkpoint is of use in any case.
-        if self.pushing.is_synced() || !self.shard.has_room() {
+        // A cut during the replay would make events wait that readers have seen counted: their sums would fall (I6).
+        // Without hot-metric a cut makes readers wait for it, so only need justifies one. A checkpoint is always of use.
+        let replayed = self.pushing.is_replayed(self.shard.ordinal());
+        if self.pushing.is_synced() || (replayed && !self.shard.has_room()) {
             self.shard.relieve();
             self.shard.cut_due(epoch, now);
         }

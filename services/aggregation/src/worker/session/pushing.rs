@@ -36,6 +36,16 @@ impl Pushing {
         self.synced
     }
 
+    /// Whether records are being processed again that hot-metric has counted.
+    pub(super) fn is_replaying(&self, ordinal: Ordinal) -> bool {
+        self.stream.is_some() && ordinal < self.target
+    }
+
+    /// Whether all that hot-metric has ever counted is processed.
+    pub(super) fn is_replayed(&self, ordinal: Ordinal) -> bool {
+        self.met && ordinal >= self.target
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_quiet(&self) -> bool {
         self.under_way.is_none()
@@ -92,7 +102,8 @@ impl Session {
                 }
             }
             HotEvent::Lost => {
-                self.pushing = Pushing { met: self.pushing.met, ..Pushing::default() };
+                let Pushing { met, target, .. } = self.pushing;
+                self.pushing = Pushing { met, target, ..Pushing::default() };
             }
         }
         Ok(())
