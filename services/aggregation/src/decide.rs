@@ -26,7 +26,7 @@ pub use clock::{SteadyClock, Step};
 pub use counters::Counters;
 pub use cut::{ApplyFailure, ApplyJob, Outbox, OutputHour, OutputRow};
 pub use dead::{DeadBatch, DeadLetter, DeadReason, split_events};
-pub use key::KeyState;
+pub use key::{KeyState, KeySums};
 pub use persist::{RestoreError, keyspace};
 pub use settings::Settings;
 pub use shard::{Decision, DecisionKind, Shard};

@@ -63,6 +63,17 @@ pub struct KeyState {
     pub(super) hot_known: Option<Ordinal>,
 }
 
+/// Sums of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeySums {
+    /// Events in rows that are not cut.
+    pub rows: u64,
+    /// Late events in them.
+    pub rows_late: u64,
+    /// Events in running counts.
+    pub series: u64,
+}
+
 impl KeyState {
     pub(super) fn new(key: Key, number: u32, now: i64) -> Self {
         Self {
@@ -116,6 +127,19 @@ impl KeyState {
     /// What is on its way into the lake.
     pub fn outbox(&self) -> Option<&Outbox> {
         self.outbox.as_ref()
+    }
+
+    /// Sums over the rows that are not cut, and over the series.
+    pub fn sums(&self) -> KeySums {
+        let mut sums = KeySums { series: self.series.all.iter().map(|series| series.count).sum(), ..KeySums::default() };
+        for part in [Part::Live, Part::Waiting] {
+            for slot in self.rows.table(part).windows.values().flat_map(|window| window.slots.values()) {
+                let row = &self.rows.row(*slot).data;
+                sums.rows += row.count;
+                sums.rows_late += row.late;
+            }
+        }
+        sums
     }
 
     /// Rows that the next cut would take: closed ones and waiting ones.

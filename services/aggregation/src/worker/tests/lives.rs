@@ -20,6 +20,7 @@ use crate::decide::tests::oracle::Oracle;
 use crate::decide::tests::{T0, batch, key, raw, request};
 use crate::options::{AggregationOptions, Backends};
 use crate::service::{Aggregation, AggregationHandle};
+use crate::verify::verify;
 
 /// A world in which processes come and go.
 struct World {
@@ -157,6 +158,13 @@ impl World {
         self.read();
     }
 
+    async fn verify(&self) {
+        let stores = Arc::new(Stores { disk: self.disk.clone(), fuse: Fuse::never(), broken: Mutex::default() });
+        let backends = Backends { log: self.log.clone(), checkpoints: stores.clone(), lake: stores };
+        let report = verify(&options(), &backends, &authority()).await.unwrap();
+        assert_eq!(report.findings, []);
+    }
+
     fn compare(&self) {
         for (key, expected) in &self.oracle.keys {
             let rows = self.lake_rows(key, None).unwrap();
@@ -199,12 +207,15 @@ async fn dying_at_any_operation_loses_and_doubles_nothing() {
         let (first, _) = world.start(fuse.clone(), options());
         let died = live_until_dead(&mut world, &first, &fuse).await;
         drop(first);
+        // Whatever the moment of its death: what it left behind adds up.
+        world.verify().await;
         world.send(1).await;
         let (second, _) = world.start(Fuse::never(), options());
         world.rest(&second).await;
         world.compare();
         second.drain().await;
         world.compare();
+        world.verify().await;
         assert!(world.answers > 0);
         deaths += u32::from(died);
         if !died {
@@ -235,6 +246,7 @@ async fn a_series_of_deaths_under_load() {
     world.rest(&last).await;
     world.compare();
     last.drain().await;
+    world.verify().await;
 }
 
 /// One object that cannot be written holds up its own key: the other's boundary moves, the parked rows stay visible as
@@ -285,6 +297,7 @@ async fn dead_letters_stand_in_the_lake() {
     assert_eq!(counters.dead, world.oracle.keys[&key("a")].dead + 1);
     assert!(counters.conserved());
     handle.drain().await;
+    world.verify().await;
     let mut letters = Vec::new();
     for (path, (content, _)) in world.disk.objects.lock().unwrap().iter() {
         if paths::parse_dead_letter_object(path).is_some_and(|p| p.tenant == Some(key("a").tenant)) {
