@@ -80,6 +80,10 @@ pub fn check_text(text: &str, max: usize) -> Result<(), NameError> {
     if text.len() > max {
         return Err(NameError::TooLong { actual: text.len(), max });
     }
+    // Nearly every name is printable ASCII; told without decoding characters, and without a branch per byte.
+    if text.bytes().fold(true, |plain, byte| plain & (byte >= 0x20) & (byte < 0x7F)) {
+        return Ok(());
+    }
     match text.char_indices().find(|(_, c)| c.is_control()) {
         Some((at, found)) => Err(NameError::Character { found, at }),
         None => Ok(()),
@@ -314,6 +318,8 @@ mod tests {
         assert_eq!(MetricName::parse(""), Err(NameError::Empty));
         assert_eq!(MetricName::parse(&"m".repeat(300)), Err(NameError::TooLong { actual: 300, max: 255 }));
         assert_eq!(MetricName::parse("a\nb"), Err(NameError::Character { found: '\n', at: 1 }));
+        assert_eq!(MetricName::parse("a\u{7F}"), Err(NameError::Character { found: '\u{7F}', at: 1 }));
+        assert_eq!(MetricName::parse("ä\u{85}"), Err(NameError::Character { found: '\u{85}', at: 2 }));
         assert!(MetricName::parse("Größe (%)").is_ok());
     }
 }

@@ -110,45 +110,61 @@ fn start(ends: &[usize], number: usize) -> usize {
 /// Numbers sets of pairs; kept sorted by key.
 #[derive(Debug, Default)]
 pub(super) struct SetTable {
-    slots: Slots,
-    arena: String,
-    /// Start of key, start of value, end of value in the arena.
-    pairs: Vec<(usize, usize, usize)>,
-    /// End of each set in `pairs`.
-    ends: Vec<usize>,
+    /// Lists as they were given; the same set may come in several orders.
+    given: PairsTable,
+    /// The set of each list.
+    sets: Vec<u32>,
+    canonical: PairsTable,
 }
 
 impl SetTable {
     #[inline]
     pub(super) fn number(&mut self, pairs: &[(&str, &str)]) -> u32 {
-        if pairs.is_sorted_by_key(|(key, _)| *key) {
-            return self.number_sorted(pairs);
+        let (list, new) = self.given.number(pairs);
+        if new {
+            let mut sorted = pairs.to_vec();
+            sorted.sort_unstable();
+            self.sets.push(self.canonical.number(&sorted).0);
         }
-        // Sorted on the stack, as far as a set that the server takes is long.
-        const PAIRS: usize = 64;
-        match pairs.len() {
-            0..=PAIRS => {
-                let mut sorted = [("", ""); PAIRS];
-                let sorted = &mut sorted[..pairs.len()];
-                sorted.copy_from_slice(pairs);
-                sorted.sort_unstable();
-                self.number_sorted(sorted)
-            }
-            _ => {
-                let mut sorted = pairs.to_vec();
-                sorted.sort_unstable();
-                self.number_sorted(&sorted)
-            }
-        }
+        self.sets[list as usize]
     }
 
-    fn number_sorted(&mut self, pairs: &[(&str, &str)]) -> u32 {
+    pub(super) fn with_sets<R>(&self, with: impl FnOnce(&[&[(&str, &str)]]) -> R) -> R {
+        self.canonical.with_lists(with)
+    }
+
+    pub(super) fn encoded_bytes(&self) -> usize {
+        let table = &self.canonical;
+        table.arena.len() + 6 * table.pairs.len() + 2 * table.ends.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.given.clear();
+        self.sets.clear();
+        self.canonical.clear();
+    }
+}
+
+/// Numbers lists of pairs.
+#[derive(Debug, Default)]
+struct PairsTable {
+    slots: Slots,
+    arena: String,
+    /// Start of key, start of value, end of value in the arena.
+    pairs: Vec<(usize, usize, usize)>,
+    /// End of each list in `pairs`.
+    ends: Vec<usize>,
+}
+
+impl PairsTable {
+    #[inline]
+    fn number(&mut self, pairs: &[(&str, &str)]) -> (u32, bool) {
         let state = pairs.iter().fold(pairs.len() as u64, |state, (key, value)| hash(hash(state, key), value));
         let (arena, known, ends) = (&self.arena, &self.pairs, &self.ends);
         let same = |number: usize| {
-            let set = &known[start(ends, number)..ends[number]];
-            set.len() == pairs.len()
-                && set.iter().zip(pairs).all(|((key_at, value_at, end), (key, value))| {
+            let list = &known[start(ends, number)..ends[number]];
+            list.len() == pairs.len()
+                && list.iter().zip(pairs).all(|((key_at, value_at, end), (key, value))| {
                     arena[*key_at..*value_at] == **key && arena[*value_at..*end] == **value
                 })
         };
@@ -163,23 +179,19 @@ impl SetTable {
             }
             self.ends.push(self.pairs.len());
         }
-        number
+        (number, new)
     }
 
-    pub(super) fn with_sets<R>(&self, with: impl FnOnce(&[&[(&str, &str)]]) -> R) -> R {
+    fn with_lists<R>(&self, with: impl FnOnce(&[&[(&str, &str)]]) -> R) -> R {
         let text = |from: usize, to: usize| &self.arena[from..to];
         let pairs: Vec<(&str, &str)> =
             self.pairs.iter().map(|(key, value, end)| (text(*key, *value), text(*value, *end))).collect();
-        let sets: Vec<&[(&str, &str)]> =
+        let lists: Vec<&[(&str, &str)]> =
             (0..self.ends.len()).map(|number| &pairs[start(&self.ends, number)..self.ends[number]]).collect();
-        with(&sets)
+        with(&lists)
     }
 
-    pub(super) fn encoded_bytes(&self) -> usize {
-        self.arena.len() + 6 * self.pairs.len() + 2 * self.ends.len()
-    }
-
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.slots.clear();
         self.arena.clear();
         self.pairs.clear();

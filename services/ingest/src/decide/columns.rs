@@ -30,7 +30,7 @@ pub fn decide<'a>(
         let indexes = vec![IndexRange { first: 0, count: events }];
         return Ok(Decision { received: events, rejected: Vec::new(), indexes, accepted });
     }
-    judge(rules, view, dictionaries)
+    judge(rules, view, &dictionaries.bad)
 }
 
 /// Columns with all events of the view.
@@ -38,7 +38,7 @@ pub fn decide<'a>(
 /// # Errors
 /// INVALID_ARGUMENT for ids that are no numbers; not after [`decide`].
 pub fn build<'a>(view: &ColumnsView<'a>) -> Result<Draft<'a>, ServiceError> {
-    let mut builder = Builder::new(view, Dictionaries::check(view))?;
+    let mut builder = Builder::new(view)?;
     for (event, (time, value)) in view.times().zip(view.values()).enumerate() {
         builder.push(event, time, value);
     }
@@ -90,18 +90,16 @@ fn all_times_and_values_good(rules: &Rules<'_>, view: &ColumnsView<'_>) -> bool 
 }
 
 /// What is wrong with the dictionaries.
-struct Dictionaries<'a> {
+struct Dictionaries {
     /// Per bad entry: dictionary, entry, why.
     bad: Vec<(Dictionary, usize, Refusal)>,
-    /// Canonical sets.
-    sets: Vec<Pairs<'a>>,
     /// Whether all sets were sent in canonical form.
     sets_as_sent: bool,
 }
 
-impl<'a> Dictionaries<'a> {
-    fn check(view: &ColumnsView<'a>) -> Self {
-        let mut found = Self { bad: Vec::new(), sets: Vec::with_capacity(view.sets.len()), sets_as_sent: true };
+impl Dictionaries {
+    fn check(view: &ColumnsView<'_>) -> Self {
+        let mut found = Self { bad: Vec::new(), sets_as_sent: true };
         for (dictionary, rule) in Dictionary::ALL.into_iter().zip(&TEXTS) {
             for (entry, text) in view.texts[dictionary as usize].iter().enumerate() {
                 if let Err(refusal) = rule.check(text) {
@@ -111,17 +109,26 @@ impl<'a> Dictionaries<'a> {
         }
         for entry in 0..view.sets.len() {
             let sent = view.sets.pairs(entry);
-            let mut pairs = sent.to_vec();
-            pairs.sort_by_key(|(key, _)| *key);
-            found.sets_as_sent &= pairs == sent;
-            let checked = check_dimensions(&pairs, view.sets.sent(entry)).and_then(|()| check_unique(&pairs));
+            let checked = if sent.is_sorted_by(|(one, _), (next, _)| one < next) {
+                check_dimensions(sent, view.sets.sent(entry))
+            } else {
+                found.sets_as_sent = false;
+                let pairs = canonical(sent);
+                check_dimensions(&pairs, view.sets.sent(entry)).and_then(|()| check_unique(&pairs))
+            };
             if let Err(refusal) = checked {
                 found.bad.push((Dictionary::DimensionSets, entry, refusal));
             }
-            found.sets.push(pairs);
         }
         found
     }
+}
+
+/// The pairs sorted by key.
+fn canonical<'a>(sent: &[(&'a str, &'a str)]) -> Pairs<'a> {
+    let mut pairs = sent.to_vec();
+    pairs.sort_by_key(|(key, _)| *key);
+    pairs
 }
 
 /// Copies events of a view into new columns.
@@ -135,14 +142,15 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(view: &ColumnsView<'a>, dictionaries: Dictionaries<'a>) -> Result<Self, ServiceError> {
+    fn new(view: &ColumnsView<'a>) -> Result<Self, ServiceError> {
         let mut ids: [Vec<u32>; 5] = Default::default();
         for dictionary in Dictionary::ALL {
             ids[dictionary as usize] = view.ids(dictionary).map_err(malformed)?;
         }
         // An empty dictionary stands for one empty entry.
         let texts = view.texts.each_ref().map(|texts| if texts.is_empty() { vec![""] } else { texts.clone() });
-        let sets = if dictionaries.sets.is_empty() { vec![Vec::new()] } else { dictionaries.sets };
+        let sets: Vec<Pairs<'a>> = (0..view.sets.len()).map(|entry| canonical(view.sets.pairs(entry))).collect();
+        let sets = if sets.is_empty() { vec![Vec::new()] } else { sets };
         let numbers = std::array::from_fn(|at| Remap::new(texts.get(at).map_or(sets.len(), Vec::len)));
         Ok(Self { texts, sets, ids, numbers, draft: Draft::with_capacity(view.len()) })
     }
@@ -169,9 +177,8 @@ impl<'a> Builder<'a> {
 fn judge<'a>(
     rules: &Rules<'_>,
     view: &ColumnsView<'a>,
-    mut dictionaries: Dictionaries<'a>,
+    bad: &[(Dictionary, usize, Refusal)],
 ) -> Result<Decision<'a>, ServiceError> {
-    let bad = std::mem::take(&mut dictionaries.bad);
     let mut refusals: [Vec<Option<usize>>; 5] = Default::default();
     for dictionary in Dictionary::ALL {
         refusals[dictionary as usize] = vec![None; view.entries(dictionary).max(1)];
@@ -180,7 +187,7 @@ fn judge<'a>(
         refusals[*dictionary as usize][*entry] = Some(number);
     }
     let mut used = vec![false; bad.len()];
-    let mut builder = Builder::new(view, dictionaries)?;
+    let mut builder = Builder::new(view)?;
     let mut rejected = Vec::new();
     let mut indexes = Indexes::default();
     for (event, (time, value)) in view.times().zip(view.values()).enumerate() {
