@@ -55,6 +55,7 @@ impl Default for ProducerOptions {
 
 /// Events to send.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value a batch, moved once and encoded")]
 pub enum Batch {
     /// As rows.
     Rows(Vec<Event>),

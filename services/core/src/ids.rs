@@ -81,7 +81,7 @@ pub fn check_text(text: &str, max: usize) -> Result<(), NameError> {
         return Err(NameError::TooLong { actual: text.len(), max });
     }
     // Nearly every name is printable ASCII; told without decoding characters, and without a branch per byte.
-    if text.bytes().fold(true, |plain, byte| plain & (byte >= 0x20) & (byte < 0x7F)) {
+    if text.bytes().fold(true, |plain, byte| plain & (0x20..0x7F).contains(&byte)) {
         return Ok(());
     }
     match text.char_indices().find(|(_, c)| c.is_control()) {

@@ -45,6 +45,7 @@ impl Decision<'_> {
 
 /// Accepted events as columns.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value a request, never moved far")]
 pub enum Accepted<'a> {
     /// All of the columns that were sent: their own bytes can stand on the log.
     AsSent {

@@ -89,7 +89,7 @@ pub(crate) struct Seen {
 }
 
 /// Violations named in an error: the first tell what is wrong, and an error travels in headers, which are small.
-const FIELDS_IN_ERROR_MAX: usize = 16;
+const FIELDS_IN_ERROR_MAX: usize = 8;
 
 impl Publisher {
     pub(crate) fn new(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, seed: u64) -> Self {

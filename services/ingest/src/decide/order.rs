@@ -3,6 +3,8 @@
 //! At or below its floor everything of a kept producer is a duplicate. So its sequence n + 1 must not reach the log before
 //! n has: after n was refused for now, everything behind it is refused as well until n comes again.
 
+use std::time::Duration;
+
 use tidegauge_core::ids::{Producer, Sequence};
 use tidegauge_core::{ErrorKind, ServiceError};
 
@@ -24,7 +26,9 @@ impl KeptOrder {
                     ErrorKind::Unavailable,
                     "PRECEDING_REFUSED",
                     format!("sequence {first} was refused for now; send it again before sequence {sequence}"),
-                ))
+                )
+                // The wait is the preceding request's; behind it this one may come at once.
+                .retry_after(Duration::from_millis(1)))
             }
             _ => Ok(()),
         }
