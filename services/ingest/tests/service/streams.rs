@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegauge_client::{Client, ClientOptions, ProducerOptions};
 use tidegauge_core::log::StoreError;
 use tidegauge_ingest::{IngestOptions, Quota};
 use tidegauge_proto::ingest::v1::PublishRequest;
@@ -148,4 +149,29 @@ async fn an_expired_token_ends_the_stream() {
     let end = stream.answers.message().await.expect_err("the stream is ended");
     assert_eq!(end.code(), Code::Unauthenticated);
     assert_eq!(log.batches().len(), 1);
+}
+
+/// The public client with a kept producer against a log that refuses now and then: all batches are acknowledged, and stand
+/// on the log once and in order.
+#[tokio::test]
+async fn a_kept_producer_gets_through() {
+    let log = ScriptedLog::open();
+    let world = World::start(log.clone(), IngestOptions::default()).await;
+    let short = || Some(StoreError::Busy { what: "shard 0".to_owned(), retry_after: Duration::from_millis(2) });
+    log.failures.lock().unwrap().extend([None, short(), short(), None, None, None, short(), None, short()]);
+    let options = ClientOptions { endpoint: world.endpoint(), token: Some(world.token()), ..ClientOptions::default() };
+    let client = Client::connect(options).await.unwrap();
+    let mut producer = client.producer(ProducerOptions {
+        producer_id: Some([KEPT; 16]),
+        first_sequence: 5,
+        in_flight: 6,
+        ..ProducerOptions::default()
+    });
+    for sequence in 5..25 {
+        assert_eq!(producer.send(numbered(KEPT, sequence).events).await.unwrap().sequence(), sequence);
+    }
+    let totals = producer.close().await.unwrap();
+    assert_eq!((totals.batches, totals.accepted), (20, 20));
+    let sequences: Vec<u64> = log.batches().iter().map(|batch| batch.request.unwrap().sequence).collect();
+    assert_eq!(sequences, (5..25).collect::<Vec<_>>());
 }
