@@ -52,8 +52,11 @@ pub struct Authenticator {
     generation: AtomicU64,
     next_look_ns: AtomicU64,
     seen: Mutex<Seen>,
-    decisions: Mutex<Recent<[u8; 32], (u64, Arc<Grant>)>>,
+    decisions: Mutex<Decisions>,
 }
+
+/// Grants by hash of the credential, each with the generation of the tables it was made from.
+type Decisions = Recent<[u8; 32], (u64, Arc<Grant>)>;
 
 /// What the files say.
 #[derive(Debug, PartialEq, Eq)]

@@ -141,7 +141,8 @@ fn grants_what_a_credential_says_and_no_longer() {
 fn effective_tenants_are_the_claims_cut_down_to_the_rules() {
     let world = World::new();
     world.rules("ann,t1\nann,t2\nroot,t1\n");
-    let cases: [(&str, TenantClaim, Role, &[&str], &[&str]); 8] = [
+    type Case<'a> = (&'a str, TenantClaim, Role, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 8] = [
         ("ann", only(&["t2", "t3"]), Role::Reader, &["t2"], &["t2", "t3"]),
         ("ann", TenantClaim::ByRules, Role::Reader, &["t1", "t2"], &[]),
         ("ann", TenantClaim::All, Role::Reader, &["t1", "t2"], &["*"]),

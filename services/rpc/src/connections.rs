@@ -1,6 +1,5 @@
 //! Takes connections and serves HTTP/2 on them.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,8 +151,7 @@ where
             calls.fetch_add(1, Ordering::Relaxed);
         }
         // A stack is always ready: what may have to wait or be refused is decided in the call.
-        let answer = stack.clone().call(request);
-        async move { Ok::<_, Infallible>(answer.await?) }
+        stack.clone().call(request)
     });
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(io), service));
 
@@ -198,6 +196,8 @@ fn protocol() -> http2::Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use bytes::Bytes;
     use http::Response;
     use http_body::Frame;

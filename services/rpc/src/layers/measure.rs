@@ -133,3 +133,100 @@ pub(super) const fn code_name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use http_body_util::{BodyExt as _, StreamBody};
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+    use tidegauge_core::Permission;
+    use tidegauge_core::clock::ManualClock;
+    use tower::{Layer as _, Service as _};
+
+    use super::*;
+    use crate::health::Board;
+
+    #[derive(Default)]
+    struct Counts(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Counts {
+        fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+            let labels: Vec<_> = key.labels().map(|label| label.value().to_owned()).collect();
+            let name = format!("{} {}", key.name(), labels.join(" "));
+            Arc::clone(self.0.lock().expect("not poisoned").entry(name).or_default())
+        }
+
+        fn all(&self) -> BTreeMap<String, u64> {
+            let cells = self.0.lock().expect("not poisoned");
+            cells.iter().map(|(name, cell)| (name.clone(), cell.load(Ordering::SeqCst))).collect()
+        }
+    }
+
+    impl Recorder for Counts {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(self.cell(key))
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.cell(key))
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// Proves that each call is counted once with its method and the code that the caller saw: from headers, from
+    /// trailers, or cancelled; that unknown paths share one label; and that nothing stays in flight.
+    #[tokio::test]
+    async fn counts_each_call_once_with_its_code() {
+        let counts = Counts::default();
+        let _recorded = metrics::set_default_local_recorder(&counts);
+        let board = Board::new(std::iter::empty());
+        let methods = Methods::declared(&[board.mount()], &crate::descriptors::methods()).expect("declared");
+        let check = "/grpc.health.v1.Health/Check";
+        let path = |path: &str| Request::post(path).body(Body::empty()).expect("valid");
+        assert_eq!(methods.find(&path(check)).map(|method| method.permission), Some(Permission::Public));
+
+        let handler = tower::service_fn(|request: Request<Body>| async move {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", "5".parse().expect("valid"));
+            let mut response = http::Response::new(Body::empty());
+            if request.headers().contains_key("stream") {
+                let frames = [Ok::<_, Infallible>(Frame::data(Bytes::new())), Ok(Frame::trailers(headers))];
+                *response.body_mut() = Body::new(StreamBody::new(futures::stream::iter(frames)));
+            } else {
+                *response.headers_mut() = headers;
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let layer = MeasureLayer::new(Arc::new(methods), Arc::new(ManualClock::default()));
+        let mut measured = layer.layer(handler);
+        let stream = || {
+            let mut request = path(check);
+            request.headers_mut().insert("stream", "1".parse().expect("valid"));
+            request
+        };
+        measured.call(path(check)).await.expect("infallible");
+        measured.call(path("/a/b")).await.expect("infallible");
+        measured.call(path("/c/d")).await.expect("infallible");
+        let answer = measured.call(stream()).await.expect("infallible");
+        answer.into_body().collect().await.expect("read to its trailers");
+        drop(measured.call(stream()).await.expect("infallible"));
+        drop(measured.call(stream()));
+
+        let wanted = [
+            (format!("tidegauge_rpc_in_flight {check}"), 0),
+            ("tidegauge_rpc_in_flight unknown".to_owned(), 0),
+            (format!("tidegauge_rpc_requests_total {check} CANCELLED"), 2),
+            (format!("tidegauge_rpc_requests_total {check} NOT_FOUND"), 2),
+            ("tidegauge_rpc_requests_total unknown NOT_FOUND".to_owned(), 2),
+        ];
+        assert_eq!(counts.all(), wanted.into());
+    }
+}
