@@ -123,7 +123,7 @@ impl EmbeddedLog {
         for (index, record) in records.into_iter().enumerate() {
             let key = record.key.to_string().into_bytes().into_boxed_slice();
             let bytes = key.len() + record.payload.len();
-            if bytes > RECORD_BYTES_MAX {
+            if bytes > RECORD_BYTES_MAX || key.len() > format::KEY_BYTES_MAX {
                 return Err(StoreError::Invalid(format!("a record of {bytes} bytes, more than {RECORD_BYTES_MAX}")));
             }
             let shard = record.key.shard(shards);

@@ -3,17 +3,19 @@
 //! ```text
 //! segment  = header (512) record* zero*          zeros: written ahead, never part of a sealed segment
 //! header   = magic "TGLOGSEG" (8) version (4) shard (4) base position (8) created, Unix ns (8) zeros checksum (4)
-//! record   = payload length (4) key length (2) light pieces (2) distance to its commit's start (4) header checksum (4)
+//! record   = payload length (3) key length (1) zero pieces (2) light pieces (2) distance to its commit's start (4)
+//!            header checksum (4)
 //!            key payload zeros checksum (4)      padded to a multiple of 16 bytes; the zeros stand before the checksum
 //! ```
 //! A position counts the bytes of records since the shard began; a record at position `p` lies at file offset
 //! `512 + p - base`. Both checksums of a record cover its position too, so a block that lands in a wrong place is noticed.
 //!
-//! Two fields serve the rule for a torn tail (I1). Sectors of 512 bytes reach the disk whole or not at all, and a place
-//! that was not written is zero, since segments are never recycled. *Light pieces* counts the sectors of the record that
-//! hold at most one bit by nature: if a damaged record has more zero sectors than that, sectors are missing; if not, a
-//! bit was changed. *Distance to its commit's start* tells which records were written after which sync: a record whose
-//! commit began after a place proves that the place was durable. Records are aligned so that no header spans sectors.
+//! Three fields serve the rule for a torn tail (I1). Sectors of 512 bytes reach the disk whole or not at all, and a place
+//! that was not written is zero, since segments are never recycled. *Zero pieces* and *light pieces* count the sectors of
+//! the record that hold no bit, and at most one bit, by nature. A damaged record that has more of both lost sectors; a
+//! single changed bit never raises both. *Distance to its commit's start* tells which records were written after which
+//! sync: a record whose commit began after a place proves that the place was durable. Records are aligned so that no
+//! header spans sectors.
 
 use tidegauge_core::ShardId;
 use tidegauge_core::limits::RECORD_BYTES_MAX;
@@ -24,6 +26,8 @@ pub(super) const SEGMENT_HEADER_BYTES: usize = 512;
 pub(super) const RECORD_HEADER_BYTES: usize = 16;
 /// Bytes of a record's trailing checksum.
 const TRAILER_BYTES: usize = 4;
+/// Bytes of the longest key: its length is one byte.
+pub(super) const KEY_BYTES_MAX: usize = 255;
 /// Records start and end at multiples of this.
 pub(super) const ALIGN: usize = 16;
 /// The unit that a disk writes whole or not at all.
@@ -109,12 +113,13 @@ impl Envelope {
         let trailer = trailer(content_checksum, padding, place.position);
         tail[padding..padding + TRAILER_BYTES].copy_from_slice(&trailer.to_le_bytes());
         let tail_bytes = padding + TRAILER_BYTES;
-        let light = pieces_with_bits_up_to(1, place.offset, &[key, payload, &tail[..tail_bytes]]);
+        let pieces = Pieces::count(place.offset, &[key, payload, &tail[..tail_bytes]]);
 
         let mut header = [0; RECORD_HEADER_BYTES];
         header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-        header[4..6].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        header[6..8].copy_from_slice(&light.to_le_bytes());
+        header[3] = key.len() as u8;
+        header[4..6].copy_from_slice(&pieces.zero.to_le_bytes());
+        header[6..8].copy_from_slice(&pieces.light.to_le_bytes());
         header[8..12].copy_from_slice(&((place.position - place.commit_start) as u32).to_le_bytes());
         let checksum = header_checksum(&header, place.position);
         header[12..].copy_from_slice(&checksum.to_le_bytes());
@@ -131,7 +136,7 @@ impl Envelope {
 pub(super) struct RecordHeader {
     pub(super) payload_bytes: usize,
     pub(super) key_bytes: usize,
-    light_pieces: u16,
+    pieces: Pieces,
     /// Position at which the commit that wrote it started.
     pub(super) commit_start: u64,
 }
@@ -144,9 +149,12 @@ impl RecordHeader {
             return None;
         }
         let header = Self {
-            payload_bytes: u32_at(bytes, 0) as usize,
-            key_bytes: usize::from(u16::from_le_bytes([bytes[4], bytes[5]])),
-            light_pieces: u16::from_le_bytes([bytes[6], bytes[7]]),
+            payload_bytes: (u32_at(bytes, 0) & 0xFF_FFFF) as usize,
+            key_bytes: usize::from(bytes[3]),
+            pieces: Pieces {
+                zero: u16::from_le_bytes([bytes[4], bytes[5]]),
+                light: u16::from_le_bytes([bytes[6], bytes[7]]),
+            },
             commit_start: position - distance,
         };
         (header.key_bytes > 0 && header.key_bytes + header.payload_bytes <= RECORD_BYTES_MAX).then_some(header)
@@ -199,8 +207,9 @@ pub(super) fn examine(bytes: &[u8], position: u64, offset: u64) -> Found {
     if tail[..padding].iter().all(|byte| *byte == 0) && expected == u32_at(tail, padding) {
         return Found::Record(header);
     }
-    let zero_pieces = pieces_with_bits_up_to(0, offset, &[body]);
-    Found::BadContent { header, sectors_missing: zero_pieces > header.light_pieces }
+    let now = Pieces::count(offset, &[body]);
+    let sectors_missing = now.zero > header.pieces.zero && now.light > header.pieces.light;
+    Found::BadContent { header, sectors_missing }
 }
 
 fn padding_bytes(key_bytes: usize, payload_bytes: usize) -> usize {
@@ -215,22 +224,35 @@ fn header_checksum(header: &[u8], position: u64) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &position.to_le_bytes())
 }
 
-/// Counts the sectors after the first one (the header's own) in which a record has at most `bits_max` bits set. `body`
-/// is what follows the header of the record at `offset`, in parts.
-fn pieces_with_bits_up_to(bits_max: u32, offset: u64, body: &[&[u8]]) -> u16 {
-    let body_bytes: usize = body.iter().map(|part| part.len()).sum();
-    let first_sector_left = SECTOR_BYTES - offset % SECTOR_BYTES;
-    let mut from = first_sector_left as usize - RECORD_HEADER_BYTES;
-    let mut pieces = 0;
-    while from < body_bytes {
-        let to = (from + SECTOR_BYTES as usize).min(body_bytes);
-        pieces += u16::from(!has_more_bits(bits_max, body, from, to));
-        from = to;
-    }
-    pieces
+/// Sectors of a record after its first one, which holds the header and so is never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Pieces {
+    /// Without a bit.
+    zero: u16,
+    /// With at most one bit.
+    light: u16,
 }
 
-fn has_more_bits(bits_max: u32, parts: &[&[u8]], from: usize, to: usize) -> bool {
+impl Pieces {
+    /// Counts them in the record at `offset`, of which `body` follows the header, in parts.
+    fn count(offset: u64, body: &[&[u8]]) -> Self {
+        let body_bytes: usize = body.iter().map(|part| part.len()).sum();
+        let first_sector_left = SECTOR_BYTES - offset % SECTOR_BYTES;
+        let mut from = first_sector_left as usize - RECORD_HEADER_BYTES;
+        let mut pieces = Self::default();
+        while from < body_bytes {
+            let to = (from + SECTOR_BYTES as usize).min(body_bytes);
+            let bits = bits_up_to_two(body, from, to);
+            pieces.zero += u16::from(bits == 0);
+            pieces.light += u16::from(bits <= 1);
+            from = to;
+        }
+        pieces
+    }
+}
+
+/// Bits set in a range of parts; stops counting at the second, which most sectors have in their first bytes.
+fn bits_up_to_two(parts: &[&[u8]], from: usize, to: usize) -> u32 {
     let mut bits = 0;
     let mut part_start = 0;
     for part in parts {
@@ -238,13 +260,13 @@ fn has_more_bits(bits_max: u32, parts: &[&[u8]], from: usize, to: usize) -> bool
         let end = to.saturating_sub(part_start).min(part.len());
         for byte in &part[start..end] {
             bits += byte.count_ones();
-            if bits > bits_max {
-                return true;
+            if bits > 1 {
+                return 2;
             }
         }
         part_start += part.len();
     }
-    false
+    bits
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -276,8 +298,9 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
     }
 
-    const GOLDEN_RECORD: &str = "";
-    const GOLDEN_HEADER_CHECKSUM: u32 = 0;
+    const GOLDEN_RECORD: &str =
+        "0700000c000000006000000056b2207c74656e616e742d30303123337061796c6f6164000000000000000000a3a9f171";
+    const GOLDEN_HEADER_CHECKSUM: u32 = 1_104_791_509;
 
     /// A record that lost any sector after its first is told from one in which a bit was changed, whatever its
     /// payload: noise, zeros, or sectors with a single bit.

@@ -79,7 +79,6 @@ impl Writer {
             match self.shard.queue.take(self.shard.options.group_commit_bytes, IDLE) {
                 Taken::Jobs(jobs) => {
                     if let Err(reason) = self.commit(jobs) {
-                        self.shard.options.abort.call(&reason);
                         self.shard.queue.fail(&reason);
                         return;
                     }
@@ -97,7 +96,7 @@ impl Writer {
     /// Writes jobs and answers them.
     ///
     /// # Errors
-    /// Why the process must end.
+    /// Why the process should have ended.
     fn commit(&mut self, jobs: Vec<Job>) -> Result<(), String> {
         let bytes: usize = jobs.iter().map(|job| job.stored_bytes).sum();
         let written = self.write(&jobs, bytes);
@@ -134,6 +133,7 @@ impl Writer {
                 Ok(())
             }
             Err(Failure::Unknown(reason)) => {
+                self.shard.options.abort.call(&reason);
                 for job in jobs {
                     let _ = job.done.send(Err(Refusal::Stopped(reason.clone())));
                 }

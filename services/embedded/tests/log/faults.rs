@@ -1,7 +1,6 @@
 //! Full disks, short writes, failing syncs, full queues.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidegauge_core::ShardId;
@@ -97,31 +96,30 @@ fn a_failed_sync_ends_it() {
 fn nothing_is_seen_before_it_is_durable() {
     run(async {
         let files = MemoryFiles::default();
-        let log = Arc::new(open(LogOptions { queue_bytes: 4_000, ..options(2) }, &files).unwrap());
+        let log = open(LogOptions { queue_bytes: 4_000, ..options(2) }, &files).unwrap();
         let shard = key("tenant").shard(2);
         files.faults(|faults| faults.syncs_held = true);
-        let mut taken = Vec::new();
-        for index in 0..3_u8 {
-            let log = Arc::clone(&log);
-            taken.push(tokio::spawn(async move { append(&log, record("tenant", vec![index; 1_000])).await }));
-            if index == 0 {
-                let waiting = files.clone();
-                tokio::task::spawn_blocking(move || waiting.await_held_sync()).await.unwrap();
-            }
+        let mut taken: Vec<_> =
+            (0..3_u8).map(|index| Box::pin(append(&log, record("tenant", vec![index; 1_000])))).collect();
+        for append in &mut taken {
+            assert!(futures::poll!(append).is_pending());
         }
-        // More than the queue holds beside the first record, whichever of the others have their room already.
-        let call = vec![record("tenant", vec![9; 2_900]), record("other-1", "x"), record("other-2", "y")];
+        let held = files.clone();
+        tokio::task::spawn_blocking(move || held.await_held_sync()).await.unwrap();
+        // No room for the first record, so nothing of the others either.
+        let call = vec![record("tenant", vec![9; 1_000]), record("other-1", "x"), record("other-2", "y")];
         let refused = log.append(call).await;
         let Err(StoreError::Busy { retry_after: busy, .. }) = refused else { panic!("{refused:?}") };
         assert!(!busy.is_zero());
         let early = log.read(shard, &Position::start(), 1 << 20, Duration::ZERO).await.unwrap();
         assert!(early.records.is_empty() && early.at_tip, "{early:?}");
-        files.faults(|faults| faults.syncs_held = false);
-        log.close().await;
+        let release = async { files.faults(|faults| faults.syncs_held = false) };
+        tokio::join!(log.close(), release);
         for append in taken {
-            append.await.unwrap().unwrap();
+            append.await.unwrap();
         }
-        assert_eq!(payloads(&read_all(&log, shard, 1 << 20).await.unwrap()).len(), 3);
+        let all = payloads(&read_all(&log, shard, 1 << 20).await.unwrap());
+        assert_eq!(all, [0, 1, 2].map(|index| vec![index; 1_000]));
         let closed = append(&log, record("tenant", "late")).await;
         assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
         drop(log);

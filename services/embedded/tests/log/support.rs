@@ -69,7 +69,11 @@ pub(crate) async fn append(log: &EmbeddedLog, record: NewRecord) -> Result<Posit
 }
 
 /// Everything durable in a shard, or the error that a reader meets.
-pub(crate) async fn read_all(log: &EmbeddedLog, shard: ShardId, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {
+pub(crate) async fn read_all(
+    log: &EmbeddedLog,
+    shard: ShardId,
+    bytes_max: usize,
+) -> Result<Vec<LogRecord>, StoreError> {
     let mut from = Position::start();
     let mut all = Vec::new();
     loop {
