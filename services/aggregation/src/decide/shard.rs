@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tidegauge_core::{Key, Ordinal};
+use tidegauge_core::{Epoch, Key, Ordinal};
 
 use super::assign::Scratch;
 use super::cut::Budget;
@@ -162,12 +162,17 @@ impl Shard {
         }
     }
 
-    /// Repeats a recorded decision about a watermark, when an epoch is worked through again.
-    pub fn repeat(&mut self, decision: &Decision) {
+    /// Repeats a recorded decision, when an epoch is worked through again: with the same records and the same decisions
+    /// at the same ordinals the same comes out (I4). `epoch` and `now` are those of the recorded epoch.
+    pub fn repeat(&mut self, decision: &Decision, epoch: Epoch, now: i64) {
         let index = decision.key as usize;
-        if let (DecisionKind::Idle(to) | DecisionKind::Pressed(to), true) = (&decision.kind, index < self.keys.len()) {
-            self.keys[index].watermark = self.keys[index].watermark.max(*to);
-            self.decide(index, decision.kind.clone());
+        let Some(key) = self.keys.get_mut(index) else { return };
+        match decision.kind {
+            DecisionKind::Idle(to) | DecisionKind::Pressed(to) => {
+                key.watermark = key.watermark.max(to);
+                self.decide(index, decision.kind.clone());
+            }
+            DecisionKind::Cut(_) => self.cut(index, epoch, now),
         }
     }
 
