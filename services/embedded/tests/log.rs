@@ -1,5 +1,7 @@
 //! The embedded log: conformance, crashes, damage, full disks, failed syncs, retention.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
 mod log {
     mod crash;
     mod damage;
@@ -26,8 +28,10 @@ use crate::log::support::{DIR, clock, options};
 struct Logs {
     root: Option<tempfile::TempDir>,
     /// Where each open log lives, by its address.
-    places: Mutex<HashMap<usize, (Arc<dyn Files>, PathBuf)>>,
+    places: Mutex<HashMap<usize, Place>>,
 }
+
+type Place = (Arc<dyn Files>, PathBuf);
 
 impl Logs {
     fn open(&self, files: Arc<dyn Files>, dir: PathBuf) -> Arc<dyn EventLog> {

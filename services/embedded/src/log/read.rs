@@ -29,10 +29,6 @@ impl Shard {
         let available = next.unwrap_or(durable) - from;
         let wanted = bytes_max.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
         let mut block = self.read_bytes(&segment, from, wanted, available)?;
-        if let Found::Needs(needed) = format::examine(&block, from, offset) {
-            block = self.read_bytes(&segment, from, needed.max(wanted), available)?;
-        }
-
         let mut records: Vec<LogRecord> = Vec::new();
         let mut at = 0;
         while at < block.len() {
@@ -41,6 +37,10 @@ impl Shard {
                 Found::Record(header) => header,
                 // A record that goes on behind the block, or is damaged, is the first one of the next read.
                 _ if !records.is_empty() => break,
+                Found::Needs(needed) if block.len() < needed && (needed as u64) <= available => {
+                    block = self.read_bytes(&segment, from, needed, available)?;
+                    continue;
+                }
                 Found::Needs(_) => return Err(damaged(&segment.path, place, "the segment ends inside a record")),
                 Found::Nothing => return Err(damaged(&segment.path, place, "zeros stand where a record was")),
                 Found::BadHeader => {

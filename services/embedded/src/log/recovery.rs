@@ -17,6 +17,8 @@ use crate::files::{FileHandle, read_full};
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
 
+const ZERO_SECTOR: [u8; SECTOR_BYTES as usize] = [0; SECTOR_BYTES as usize];
+
 /// The end of the last segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct End {
@@ -104,20 +106,23 @@ fn survey(window: &mut Window<'_>, offset: u64, position: u64) -> io::Result<Res
     let mut rest = Rest::default();
     let mut from = offset;
     while from < window.bytes {
+        let sector_at = from;
         let to = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
         let sector = window.at(from, (to - from) as usize)?;
-        let bits: u32 = sector.iter().map(|byte| byte.count_ones()).sum();
-        rest.any |= bits > 0;
-        rest.in_first_sector |= bits > 0 && from == offset;
-        rest.written |= bits > 1;
-        if bits > 0 {
-            for (index, header) in sector.chunks_exact(format::ALIGN).enumerate() {
-                let here = position + (from - offset) + (index * format::ALIGN) as u64;
-                let later = RecordHeader::decode(header, here).is_some_and(|header| header.commit_start > position);
-                rest.later_commit |= later;
-            }
-        }
         from = to;
+        // Nearly always: zeros written ahead, millions of them at every start.
+        if *sector == ZERO_SECTOR[..sector.len()] {
+            continue;
+        }
+        let bits: u32 = sector.iter().map(|byte| byte.count_ones()).sum();
+        rest.any = true;
+        rest.in_first_sector |= sector_at == offset;
+        rest.written |= bits > 1;
+        for (index, header) in sector.chunks_exact(format::ALIGN).enumerate() {
+            let here = position + (sector_at - offset) + (index * format::ALIGN) as u64;
+            let later = RecordHeader::decode(header, here).is_some_and(|header| header.commit_start > position);
+            rest.later_commit |= later;
+        }
     }
     Ok(rest)
 }
@@ -136,7 +141,7 @@ impl Window<'_> {
         let wanted = (self.bytes.saturating_sub(offset)).min(wanted as u64) as usize;
         let inside = offset >= self.start && offset + wanted as u64 <= self.start + self.buffer.len() as u64;
         if !inside {
-            let left = self.bytes - offset;
+            let left = self.bytes.saturating_sub(offset);
             self.buffer.resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
             let read = read_full(self.file, &mut self.buffer, offset)?;
             self.buffer.truncate(read);
