@@ -82,6 +82,7 @@ async fn connect(shared: &Shared) -> Option<Client> {
         endpoint,
         token: Some(shared.token.clone()),
         tenant: Some(TENANT.to_owned()),
+        ..tidegauge_client::ClientOptions::default()
     };
     Client::connect(options).await.ok()
 }

@@ -13,7 +13,11 @@ use tidegauge_client::{Client, ClientOptions};
 /// # Panics
 /// When the server does not accept.
 pub async fn client(server: &Server, token: &str, tenant: Option<&str>) -> Client {
-    let options =
-        ClientOptions { endpoint: server.endpoint(), token: Some(token.to_owned()), tenant: tenant.map(str::to_owned) };
+    let options = ClientOptions {
+        endpoint: server.endpoint(),
+        token: Some(token.to_owned()),
+        tenant: tenant.map(str::to_owned),
+        ..ClientOptions::default()
+    };
     Client::connect(options).await.expect("the server accepts")
 }

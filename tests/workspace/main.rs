@@ -126,7 +126,7 @@ fn decision_cores_are_pure() {
         "std::thread",
         "std::time::Instant",
         "SystemTime",
-        "tonic",
+        "tonic::",
         ".await",
     ];
     let mut seen = 0;

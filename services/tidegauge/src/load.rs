@@ -173,7 +173,7 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
 async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format) -> Outcome<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let identity = Identity::of(file, &format)?;
-    let header = Header::new(&identity, &args.connect.endpoint);
+    let header = Header::new(&identity, &format, &args.connect.endpoint);
     let state_path = args.state_path(file);
 
     let earlier = StateFile::read(&state_path, &header)?;

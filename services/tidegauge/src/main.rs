@@ -13,6 +13,7 @@ mod settings;
 mod status;
 mod text_table;
 mod units;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Show how far the server is
     Status(status::StatusArgs),
+    /// Prove that a stopped server's data adds up
+    Verify(verify::VerifyArgs),
     /// Run everything at once, fed with measurements of this machine
     Demo(demo::DemoArgs),
     /// Measure what this machine reaches
@@ -80,6 +83,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Query(args) => client()?.block_on(query::run(args)),
         Command::Watch(args) => client()?.block_on(watch::run(args)),
         Command::Status(args) => client()?.block_on(status::run(args)),
+        Command::Verify(args) => client()?.block_on(verify::run(args)),
         Command::Demo(args) => client()?.block_on(demo::run(args)),
         Command::Bench(command) => client()?.block_on(bench::run(command)),
     }

@@ -7,7 +7,7 @@ use tidegauge_core::TenantId;
 use tidegauge_core::limits;
 use tidegauge_proto::stream::v1 as pb;
 
-use super::dictionary::{Sets, TextMap, Texts, name_rule, source_rule};
+use super::dictionary::{Local, Sets, TextMap, Texts, name_rule, source_rule};
 use super::event::{Place, RawEvent};
 
 /// Version of the rules of this file; part of every producer id. Raise it with any change of what a chunk holds.
@@ -17,7 +17,9 @@ const CHUNK_EVENTS: usize = limits::EVENTS_PER_REQUEST_MAX;
 /// Bytes of a chunk's lines: far below a request's limit also where nothing repeats.
 const CHUNK_LINE_BYTES: u64 = 4 << 20;
 /// Lines after which every open chunk is cut: bounds memory with many tenants, and gives a resumed load places to start.
-pub(crate) const SEGMENT_LINES: u64 = 1_000_000;
+const SEGMENT_LINES: u64 = 1_000_000;
+/// Different texts and dimension sets after which the same happens: bounds memory for files without repetition.
+const SEGMENT_ENTRIES: usize = 100_000;
 
 /// A batch of one tenant's events.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,6 +36,52 @@ pub(crate) struct Chunk {
     pub(crate) line_bytes: u64,
 }
 
+/// The dictionaries of a segment.
+#[derive(Debug)]
+struct Dictionaries {
+    event_types: Texts,
+    metrics: Texts,
+    sources: Texts,
+    versions: Texts,
+    sets: Sets,
+}
+
+/// An event's ids in the dictionaries: event type, metric, source, version.
+type TextIds = [u32; 4];
+
+impl Dictionaries {
+    fn new() -> Self {
+        Self {
+            event_types: Texts::new(name_rule),
+            metrics: Texts::new(name_rule),
+            sources: Texts::new(source_rule),
+            versions: Texts::new(source_rule),
+            sets: Sets::default(),
+        }
+    }
+
+    fn ids(&mut self, event: &RawEvent<'_>) -> Result<(TextIds, u32), String> {
+        let event_type = self.event_types.id(&event.event_type).map_err(|e| format!("event_type {e}"))?;
+        let metric = self.metrics.id(&event.metric).map_err(|e| format!("metric_name {e}"))?;
+        let source = self.sources.id(&event.source).map_err(|e| format!("source {e}"))?;
+        let version = self.versions.id(&event.version).map_err(|e| format!("version {e}"))?;
+        let set = self.sets.id(&event.dimensions)?;
+        Ok(([event_type, metric, source, version], set))
+    }
+
+    fn len(&self) -> usize {
+        let texts = [&self.event_types, &self.metrics, &self.sources, &self.versions];
+        texts.into_iter().map(Texts::len).sum::<usize>() + self.sets.len()
+    }
+
+    fn clear(&mut self) {
+        for texts in [&mut self.event_types, &mut self.metrics, &mut self.sources, &mut self.versions] {
+            texts.clear();
+        }
+        self.sets.clear();
+    }
+}
+
 /// A tenant's chunk in the making.
 #[derive(Debug)]
 struct Open {
@@ -42,11 +90,9 @@ struct Open {
     columns: pb::EventColumns,
     places: Vec<Place>,
     line_bytes: u64,
-    event_types: Texts,
-    metrics: Texts,
-    sources: Texts,
-    versions: Texts,
-    sets: Sets,
+    /// As in [`TextIds`].
+    texts: [Local; 4],
+    sets: Local,
 }
 
 impl Open {
@@ -57,38 +103,36 @@ impl Open {
             columns: pb::EventColumns::default(),
             places: Vec::new(),
             line_bytes: 0,
-            event_types: Texts::new(name_rule),
-            metrics: Texts::new(name_rule),
-            sources: Texts::new(source_rule),
-            versions: Texts::new(source_rule),
-            sets: Sets::default(),
+            texts: Default::default(),
+            sets: Local::default(),
         }
     }
 
-    fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<(), String> {
-        let chunk = self.sequence;
+    fn push(&mut self, event: &RawEvent<'_>, (texts, set): (TextIds, u32), dictionaries: &Dictionaries, place: Place) {
+        // Only compared with neighbours: the lower half is enough.
+        let chunk = self.sequence as u32;
         let columns = &mut self.columns;
-        // A refused event may leave entries in the dictionaries that no event uses; they have passed their checks.
-        let event_type = self
-            .event_types
-            .id(&event.event_type, chunk, &mut columns.event_types)
-            .map_err(|e| format!("event_type {e}"))?;
-        let metric =
-            self.metrics.id(&event.metric, chunk, &mut columns.metrics).map_err(|e| format!("metric_name {e}"))?;
-        let source = self.sources.id(&event.source, chunk, &mut columns.sources).map_err(|e| format!("source {e}"))?;
-        let version =
-            self.versions.id(&event.version, chunk, &mut columns.versions).map_err(|e| format!("version {e}"))?;
-        let set = self.sets.id(&event.dimensions, chunk, &mut columns.dimension_sets)?;
-        columns.event_type_ids.push(event_type);
-        columns.metric_ids.push(metric);
-        columns.source_ids.push(source);
-        columns.version_ids.push(version);
-        columns.dimension_set_ids.push(set);
+        let [event_types, metrics, sources, versions] = &mut self.texts;
+        for (local, id, used, ids, text) in [
+            (event_types, texts[0], &mut columns.event_types, &mut columns.event_type_ids, &event.event_type),
+            (metrics, texts[1], &mut columns.metrics, &mut columns.metric_ids, &event.metric),
+            (sources, texts[2], &mut columns.sources, &mut columns.source_ids, &event.source),
+            (versions, texts[3], &mut columns.versions, &mut columns.version_ids, &event.version),
+        ] {
+            ids.push(local.of(id, chunk, used.len()).unwrap_or_else(|new| {
+                used.push(text.to_string());
+                new
+            }));
+        }
+        let used = &mut columns.dimension_sets;
+        columns.dimension_set_ids.push(self.sets.of(set, chunk, used.len()).unwrap_or_else(|new| {
+            used.push(dictionaries.sets.set(set).clone());
+            new
+        }));
         columns.times_unix_nano.push(event.time_ns);
         columns.values.push(event.value);
         self.places.push(place);
         self.line_bytes += u64::from(place.bytes) + 1;
-        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -96,38 +140,55 @@ impl Open {
     }
 
     fn cut(&mut self) -> Chunk {
-        let events = self.places.len();
-        let columns = std::mem::take(&mut self.columns);
         let chunk = Chunk {
             tenant: Arc::clone(&self.tenant),
             sequence: self.sequence,
-            columns,
-            places: std::mem::replace(&mut self.places, Vec::with_capacity(events)),
+            columns: std::mem::take(&mut self.columns),
+            places: std::mem::take(&mut self.places),
             line_bytes: std::mem::take(&mut self.line_bytes),
         };
-        self.columns.times_unix_nano.reserve(events);
-        self.columns.values.reserve(events);
-        self.sequence += 1;
-        for texts in [&mut self.event_types, &mut self.metrics, &mut self.sources, &mut self.versions] {
-            texts.trim();
+        // The next chunk is likely as large.
+        let events = chunk.places.len();
+        self.places.reserve(events);
+        let columns = &mut self.columns;
+        columns.times_unix_nano.reserve(events);
+        columns.values.reserve(events);
+        for ids in [
+            &mut columns.event_type_ids,
+            &mut columns.metric_ids,
+            &mut columns.source_ids,
+            &mut columns.version_ids,
+            &mut columns.dimension_set_ids,
+        ] {
+            ids.reserve(events);
         }
-        self.sets.trim();
+        self.sequence += 1;
         chunk
     }
 }
 
 /// Puts events into their tenants' chunks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chunker {
     by_tenant: TextMap<usize>,
     open: Vec<Open>,
     last: Option<usize>,
+    dictionaries: Dictionaries,
+    /// Line after which the segment ends.
+    segment_end: u64,
 }
 
 impl Chunker {
-    /// A chunker that continues after so many chunks of each tenant.
-    pub(crate) fn after<'a>(chunks: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
-        let mut chunker = Self::default();
+    /// A chunker for what stands after a line, the last one of a segment (0 for the beginning), and so many chunks of
+    /// each tenant.
+    pub(crate) fn after<'a>(line: u64, chunks: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
+        let mut chunker = Self {
+            by_tenant: TextMap::default(),
+            open: Vec::new(),
+            last: None,
+            dictionaries: Dictionaries::new(),
+            segment_end: line + SEGMENT_LINES,
+        };
         for (tenant, count) in chunks {
             chunker.add(tenant, count);
         }
@@ -157,14 +218,27 @@ impl Chunker {
             },
         };
         self.last = Some(at);
+        let ids = self.dictionaries.ids(event)?;
         let open = &mut self.open[at];
-        open.push(event, place)?;
+        open.push(event, ids, &self.dictionaries, place);
         Ok(open.is_full().then(|| open.cut()))
     }
 
-    /// Cuts what is open, at the end of a segment or of the file.
-    pub(crate) fn cut_all(&mut self) -> Vec<Chunk> {
-        self.open.iter_mut().filter(|open| !open.places.is_empty()).map(Open::cut).collect()
+    /// Whether a segment ends after this line: then [`Chunker::end_segment`] comes next.
+    pub(crate) fn segment_ends(&self, line: u64) -> bool {
+        line >= self.segment_end || self.dictionaries.len() >= SEGMENT_ENTRIES
+    }
+
+    /// Cuts what is open and starts anew, as a chunker would that starts after this line.
+    pub(crate) fn end_segment(&mut self, line: u64) -> Vec<Chunk> {
+        self.segment_end = line + SEGMENT_LINES;
+        let chunks = self.open.iter_mut().filter(|open| !open.places.is_empty()).map(Open::cut).collect();
+        self.dictionaries.clear();
+        for open in &mut self.open {
+            open.texts.iter_mut().for_each(Local::clear);
+            open.sets.clear();
+        }
+        chunks
     }
 
     /// Chunks handed out so far, by tenant.
@@ -200,7 +274,7 @@ mod tests {
     /// Chunks are per tenant, full at 10,000 events, and hold what was pushed.
     #[test]
     fn chunks_are_cut_per_tenant() {
-        let mut chunker = Chunker::default();
+        let mut chunker = Chunker::after(0, []);
         let mut chunks = Vec::new();
         for i in 0..25_000_i64 {
             let tenant = if i % 5 == 0 { "b" } else { "a" };
@@ -208,7 +282,7 @@ mod tests {
             let set = if i % 3 == 0 { r#"{"x": "1", "a": "2"}"# } else { r#"{"a":"2","x":"1"}"# };
             chunks.extend(chunker.push(&event(tenant, metric, set, i), place(i as u64)).unwrap());
         }
-        chunks.extend(chunker.cut_all());
+        chunks.extend(chunker.end_segment(25_000));
         let shape: Vec<_> = chunks.iter().map(|c| (&*c.tenant, c.sequence, c.places.len())).collect();
         assert_eq!(shape, [("a", 1, 10_000), ("a", 2, 10_000), ("b", 1, 5_000)]);
         let columns = &chunks[1].columns;
@@ -216,7 +290,7 @@ mod tests {
         assert_eq!(columns.dimension_sets[0].dimensions[0].key, "a");
         assert_eq!(columns.metrics.len(), 2);
         assert_eq!(columns.times_unix_nano[0], chunks[1].places[0].line as i64);
-        assert!(chunker.cut_all().is_empty());
+        assert!(chunker.end_segment(25_000).is_empty());
     }
 
     /// A load that starts again at a segment cuts the same chunks as one that runs through: the server must know them.
@@ -224,29 +298,34 @@ mod tests {
     fn a_resumed_load_cuts_the_same_chunks() {
         let texts: Vec<String> = (0..90_u32).map(|i| format!("metric-{}", i * 7 % 90)).collect();
         let sets: Vec<String> = (0..70_000).map(|i| format!("{{\"id\": \"{i}\"}}")).collect();
-        let push = |chunker: &mut Chunker, i: usize| {
-            let event = event(["a", "b", "c"][i % 3], &texts[i % 90], &sets[i * 13 % 70_000], i as i64);
-            chunker.push(&event, place(i as u64)).unwrap()
+        let run = |chunker: &mut Chunker, lines: std::ops::Range<usize>| {
+            let (mut chunks, mut segments) = (Vec::new(), Vec::new());
+            for i in lines.clone() {
+                let event = event(["a", "b", "c"][i % 3], &texts[i % 90], &sets[i * 13 % 70_000], i as i64);
+                chunks.extend(chunker.push(&event, place(i as u64)).unwrap());
+                let line = i as u64 + 1;
+                if chunker.segment_ends(line) || i + 1 == lines.end {
+                    chunks.extend(chunker.end_segment(line));
+                    segments.push((line, chunks.len(), chunker.counts().map(|(t, n)| (t.to_owned(), n)).collect()));
+                }
+            }
+            (chunks, segments)
         };
-        let (first, all) = (100_000, 200_000);
-        let mut through = Chunker::default();
-        let mut before = Vec::new();
-        for i in 0..first {
-            before.extend(push(&mut through, i));
+        let all = 150_000;
+        let (through, segments): (Vec<Chunk>, Vec<(u64, usize, Vec<(String, u64)>)>) =
+            run(&mut Chunker::after(0, []), 0..all);
+        assert!(segments.len() >= 3, "{}", segments.len());
+        for (line, before, counts) in segments {
+            let counts = counts.iter().map(|(tenant, count)| (tenant.as_str(), *count));
+            let (resumed, _) = run(&mut Chunker::after(line, counts), line as usize..all);
+            assert!(through[before..] == resumed, "after line {line}");
         }
-        before.extend(through.cut_all());
-        let counts: Vec<(String, u64)> = through.counts().map(|(t, n)| (t.to_owned(), n)).collect();
-        let mut resumed = Chunker::after(counts.iter().map(|(t, n)| (t.as_str(), *n)));
-        for i in first..all {
-            assert_eq!(push(&mut through, i), push(&mut resumed, i));
-        }
-        assert_eq!(through.cut_all(), resumed.cut_all());
     }
 
     /// What can never be taken is refused by name and leaves the chunk whole.
     #[test]
     fn impossible_events_are_refused() {
-        let mut chunker = Chunker::default();
+        let mut chunker = Chunker::after(0, []);
         let refused = [
             (event("T!", "m", "{}", 1), "tenant_id \"T!\""),
             (event("a", "", "{}", 1), "metric_name must not be empty"),
@@ -258,7 +337,7 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         }
         assert_eq!(chunker.push(&event("a", "m", "{}", 1), place(1)), Ok(None));
-        let [chunk] = &chunker.cut_all()[..] else { panic!("one chunk") };
+        let [chunk] = &chunker.end_segment(4)[..] else { panic!("one chunk") };
         assert_eq!(chunk.places.len(), chunk.columns.metric_ids.len());
     }
 }

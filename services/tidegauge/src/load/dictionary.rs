@@ -10,9 +10,6 @@ use tidegauge_proto::stream::v1 as pb;
 
 use super::event::RawDimensions;
 
-/// Entries after which a dictionary starts anew at the next cut: bounds memory for files without repetition.
-const ENTRIES_MAX: usize = 50_000;
-
 /// A map from texts, for input of the user's own choosing: fast, not hardened against chosen collisions.
 pub(crate) type TextMap<V> = HashMap<Box<str>, V, FastHash>;
 
@@ -56,22 +53,34 @@ impl Hasher for FastHasher {
     }
 }
 
-/// Global ids of a dictionary against the ids of the chunk in the making, which start at 0 with every chunk.
+/// Ids of a dictionary against the ids of one tenant's chunk in the making, which start at 0 with every chunk.
 #[derive(Debug, Default)]
-struct Local {
-    /// Per global id: the chunk in which it was last used, and its id there.
-    entries: Vec<(u64, u32)>,
+pub(crate) struct Local {
+    /// Per id of the dictionary: the chunk in which the tenant last used it, and its id there.
+    entries: Vec<(u32, u32)>,
 }
 
+/// Stands for no chunk.
+const NO_CHUNK: u32 = u32::MAX;
+
 impl Local {
-    /// The id in this chunk; `Err` with the new id if it is new there.
-    fn of(&mut self, global: u32, chunk: u64, used: usize) -> Result<u32, u32> {
-        let entry = &mut self.entries[global as usize];
+    /// The id in the tenant's chunk of that number; `Err` with the next id if it is new there.
+    pub(crate) fn of(&mut self, id: u32, chunk: u32, used: usize) -> Result<u32, u32> {
+        let at = id as usize;
+        if at >= self.entries.len() {
+            self.entries.resize(at + 1, (NO_CHUNK, 0));
+        }
+        let entry = &mut self.entries[at];
         if entry.0 == chunk {
             return Ok(entry.1);
         }
         *entry = (chunk, used as u32);
         Err(used as u32)
+    }
+
+    /// Forgets everything: the dictionary starts anew.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
     }
 }
 
@@ -88,50 +97,49 @@ pub(crate) fn source_rule(text: &str) -> Result<(), NameError> {
     check_text(text, limits::SOURCE_BYTES_MAX)
 }
 
-/// A dictionary of texts.
+/// A dictionary of texts, for all tenants: a hot table is a small one.
 #[derive(Debug)]
 pub(crate) struct Texts {
     rule: Rule,
     ids: TextMap<u32>,
-    local: Local,
     last: Option<(Box<str>, u32)>,
 }
 
 impl Texts {
     /// An empty dictionary.
     pub(crate) fn new(rule: Rule) -> Self {
-        Self { rule, ids: TextMap::default(), local: Local::default(), last: None }
+        Self { rule, ids: TextMap::default(), last: None }
     }
 
-    /// The text's id in this chunk; a text new there is appended to `used`.
-    pub(crate) fn id(&mut self, text: &str, chunk: u64, used: &mut Vec<String>) -> Result<u32, NameError> {
-        let global = match &self.last {
-            Some((last, id)) if **last == *text => *id,
-            _ => self.find(text)?,
-        };
-        Ok(self.local.of(global, chunk, used.len()).unwrap_or_else(|id| {
-            used.push(text.to_owned());
-            id
-        }))
-    }
-
-    fn find(&mut self, text: &str) -> Result<u32, NameError> {
+    /// The text's id.
+    ///
+    /// # Errors
+    /// The rule that the text breaks.
+    pub(crate) fn id(&mut self, text: &str) -> Result<u32, NameError> {
+        if let Some((last, id)) = &self.last
+            && **last == *text
+        {
+            return Ok(*id);
+        }
         if let Some(id) = self.ids.get(text) {
             return Ok(*id);
         }
         (self.rule)(text)?;
-        let id = self.local.entries.len() as u32;
-        self.local.entries.push((u64::MAX, 0));
+        let id = self.ids.len() as u32;
         self.ids.insert(text.into(), id);
+        // Event types, sources and versions mostly stay the same.
         self.last = Some((text.into(), id));
         Ok(id)
     }
 
-    /// Starts anew if it has grown too large; for the time between two chunks.
-    pub(crate) fn trim(&mut self) {
-        if self.ids.len() > ENTRIES_MAX {
-            *self = Self::new(self.rule);
-        }
+    /// Number of texts.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Starts anew.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::new(self.rule);
     }
 }
 
@@ -141,41 +149,25 @@ pub(crate) struct Sets {
     by_text: TextMap<u32>,
     by_set: HashMap<Dimensions, u32>,
     sets: Vec<pb::DimensionSet>,
-    local: Local,
 }
 
 impl Sets {
-    /// The set's id in this chunk; a set new there is appended to `used`.
-    pub(crate) fn id(
-        &mut self,
-        dimensions: &RawDimensions<'_>,
-        chunk: u64,
-        used: &mut Vec<pb::DimensionSet>,
-    ) -> Result<u32, String> {
+    /// The set's id.
+    ///
+    /// # Errors
+    /// What is wrong with the set.
+    pub(crate) fn id(&mut self, dimensions: &RawDimensions<'_>) -> Result<u32, String> {
         let text = match dimensions {
             RawDimensions::Json(text) => *text,
             RawDimensions::Absent => "",
-            RawDimensions::Pairs(_) => {
-                let global = self.find(dimensions.pairs())?;
-                return Ok(self.local(global, chunk, used));
-            }
+            RawDimensions::Pairs(_) => return self.find(dimensions.pairs()),
         };
-        let global = match self.by_text.get(text) {
-            Some(id) => *id,
-            None => {
-                let id = self.find(dimensions.pairs())?;
-                self.by_text.insert(text.into(), id);
-                id
-            }
-        };
-        Ok(self.local(global, chunk, used))
-    }
-
-    fn local(&mut self, global: u32, chunk: u64, used: &mut Vec<pb::DimensionSet>) -> u32 {
-        self.local.of(global, chunk, used.len()).unwrap_or_else(|id| {
-            used.push(self.sets[global as usize].clone());
-            id
-        })
+        if let Some(id) = self.by_text.get(text) {
+            return Ok(*id);
+        }
+        let id = self.find(dimensions.pairs())?;
+        self.by_text.insert(text.into(), id);
+        Ok(id)
     }
 
     fn find(&mut self, pairs: Vec<(String, String)>) -> Result<u32, String> {
@@ -186,16 +178,23 @@ impl Sets {
         check_set(&set)?;
         let id = self.sets.len() as u32;
         self.sets.push(tidegauge_proto::convert::batch::dimensions_to_proto(&set));
-        self.local.entries.push((u64::MAX, 0));
         self.by_set.insert(set, id);
         Ok(id)
     }
 
-    /// Starts anew if it has grown too large; for the time between two chunks.
-    pub(crate) fn trim(&mut self) {
-        if self.by_set.len().max(self.by_text.len()) > ENTRIES_MAX {
-            *self = Self::default();
-        }
+    /// The set with this id, as it is sent.
+    pub(crate) fn set(&self, id: u32) -> &pb::DimensionSet {
+        &self.sets[id as usize]
+    }
+
+    /// Number of texts and sets.
+    pub(crate) fn len(&self) -> usize {
+        self.by_text.len() + self.sets.len()
+    }
+
+    /// Starts anew.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 

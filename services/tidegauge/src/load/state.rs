@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::reader::Resume;
+use super::reader::{Format, Resume};
 use crate::failure::{Doing as _, Outcome};
 
 /// Version of the file's format.
@@ -21,19 +21,27 @@ pub(crate) struct Header {
     format: u32,
     file_bytes: u64,
     identity: String,
+    /// The only tenant that was sent, if one was chosen: the others' events of such a load are not done.
+    only: Option<String>,
     /// Server that acknowledged.
     pub(crate) endpoint: String,
 }
 
 impl Header {
     /// The header of a load.
-    pub(crate) fn new(identity: &Identity, endpoint: &str) -> Self {
-        Self { format: FORMAT, file_bytes: identity.bytes, identity: identity.text(), endpoint: endpoint.to_owned() }
+    pub(crate) fn new(identity: &Identity, format: &Format, endpoint: &str) -> Self {
+        let only = match format {
+            Format::Ndjson { tenant } => tenant.clone(),
+            Format::Csv(_) => None,
+        };
+        let (identity, file_bytes) = (identity.text(), identity.bytes);
+        Self { format: FORMAT, file_bytes, identity, only, endpoint: endpoint.to_owned() }
     }
 
     /// Whether the other one is of the same file read the same way.
     pub(crate) fn is_same_load(&self, other: &Self) -> bool {
-        (self.format, self.file_bytes, &self.identity) == (other.format, other.file_bytes, &other.identity)
+        let key = |header: &Self| (header.format, header.file_bytes, header.identity.clone(), header.only.clone());
+        key(self) == key(other)
     }
 }
 
@@ -189,7 +197,6 @@ impl StateFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::reader::Format;
 
     /// What was added is read back, a torn line is not, another file's state is ignored.
     #[test]
@@ -197,8 +204,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, path) = (folder.path().join("data"), folder.path().join("state"));
         std::fs::write(&data, "x").unwrap();
-        let identity = Identity::of(&data, &Format::Ndjson { tenant: None }).unwrap();
-        let header = Header::new(&identity, "http://a");
+        let all = Format::Ndjson { tenant: None };
+        let identity = Identity::of(&data, &all).unwrap();
+        let header = Header::new(&identity, &all, "http://a");
         assert_eq!(StateFile::read(&path, &header).unwrap(), None);
         let chunk = |sequence| Entry::Chunk { tenant: "t".to_owned(), sequence, events: 10, rejected: 1 };
         let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into() };
@@ -217,8 +225,10 @@ mod tests {
         assert_eq!((done.sequences["t"], done.rejects.bytes), (3, 0));
 
         std::fs::write(&data, "y").unwrap();
-        let other = Identity::of(&data, &Format::Ndjson { tenant: None }).unwrap();
-        assert_eq!(StateFile::read(&path, &Header::new(&other, "http://a")).unwrap(), None);
+        let one = Format::Ndjson { tenant: Some("t".to_owned()) };
+        assert_eq!(StateFile::read(&path, &Header::new(&identity, &one, "http://a")).unwrap(), None);
+        let other = Identity::of(&data, &all).unwrap();
+        assert_eq!(StateFile::read(&path, &Header::new(&other, &all, "http://a")).unwrap(), None);
         state.remove().unwrap();
         assert!(!path.exists());
     }

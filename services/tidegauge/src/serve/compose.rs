@@ -179,6 +179,34 @@ fn authority(worker: &str) -> SystemAuthority {
     SystemAuthority::for_worker(worker)
 }
 
+/// What `verify` looks at: the stores of a directory that no server uses.
+pub(crate) struct Stopped {
+    /// How aggregation was set.
+    pub(crate) options: AggregationOptions,
+    /// Log, checkpoints and lake.
+    pub(crate) backends: Backends,
+    /// For reading them.
+    pub(crate) authority: SystemAuthority,
+    _locks: Vec<PartLock>,
+}
+
+/// Opens the stores of a stopped server, and takes its locks.
+///
+/// # Errors
+/// A directory in use, or one that cannot be opened.
+pub(crate) async fn open_stopped(settings: &Settings) -> Outcome<Stopped> {
+    let root = DataDir::open(&settings.server.data_dir).map_err(|e| Failure::new(e.to_string()))?;
+    let owned = settings.clone();
+    let open = move || open_stores(&owned, &root, Arc::new(SystemClock::default()));
+    let stores = tokio::task::spawn_blocking(open).await.doing("opening the data directory")??;
+    Ok(Stopped {
+        options: aggregation_options(settings)?,
+        backends: Backends { log: stores.log, checkpoints: stores.checkpoints, lake: stores.lake },
+        authority: authority("verify"),
+        _locks: stores.locks,
+    })
+}
+
 fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Outcome<Stores> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
     let mut locks = Vec::with_capacity(Part::ALL.len());

@@ -1,0 +1,116 @@
+//! `tidegauge verify`: conservation (I3), proved against what log, checkpoint and lake of a stopped server still hold.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tidegauge_aggregation::verify::{self, KeyFacts, VerifyReport};
+use tidegauge_core::Key;
+
+use crate::failure::{Failure, Outcome};
+use crate::serve::compose;
+use crate::settings::{self, Settings};
+use crate::text_table::{Align, TextTable};
+use crate::units::grouped;
+
+/// Arguments of `verify`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Data directory of a stopped server [default: setting server.data_dir]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// table or json
+    #[arg(short, long, default_value = "table", value_parser = ["table", "json"], value_name = "FORM")]
+    output: String,
+}
+
+/// Verifies a data directory; nothing in it is changed but the lease generations.
+///
+/// # Errors
+/// When it is in use or cannot be read, and when something does not add up.
+pub(crate) async fn run(args: VerifyArgs) -> Outcome {
+    let mut settings = Settings::read(&settings::load(None)?)?;
+    if let Some(data_dir) = args.data_dir {
+        settings.server.data_dir = data_dir.display().to_string();
+    }
+    if !std::path::Path::new(&settings.server.data_dir).is_dir() {
+        return Err(Failure::new(format!("{} is no data directory", settings.server.data_dir)));
+    }
+    let stopped = compose::open_stopped(&settings).await?;
+    let report = verify::verify(&stopped.options, &stopped.backends, &stopped.authority)
+        .await
+        .map_err(|error| Failure::new(error.to_string()))?;
+    match args.output.as_str() {
+        "json" => println!("{}", json(&report)),
+        _ => print!("{}", table(&report)),
+    }
+    match report.findings.len() {
+        0 => Ok(()),
+        1 => Err(Failure::new("one finding: the data directory does not add up")),
+        many => Err(Failure::new(format!("{many} findings: the data directory does not add up"))),
+    }
+}
+
+fn keys(report: &VerifyReport) -> impl Iterator<Item = (u32, &Key, &KeyFacts)> {
+    report.shards.iter().flat_map(|(shard, facts)| facts.keys.iter().map(|(key, found)| (shard.0, key, found)))
+}
+
+fn table(report: &VerifyReport) -> String {
+    let right = |name| (name, Align::Right);
+    let mut table = TextTable::new(&[
+        ("KEY", Align::Left),
+        right("SHARD"),
+        right("ON THE LOG"),
+        right("DUPLICATE"),
+        right("ON TIME"),
+        right("LATE"),
+        right("BACKFILLED"),
+        right("DEAD"),
+        right("IN THE LAKE"),
+        right("IN THE STATE"),
+        right("ON THE WAY"),
+    ]);
+    for (shard, key, found) in keys(report) {
+        let counters = &found.counters;
+        let numbers = [
+            u64::from(shard),
+            counters.on_log,
+            counters.duplicates,
+            counters.on_time,
+            counters.late,
+            counters.backfilled,
+            counters.dead,
+            found.lake_events,
+            found.state_events,
+            found.outbox_events,
+        ];
+        table.row(std::iter::once(key.to_string()).chain(numbers.map(grouped)));
+    }
+    let mut text = table.to_string();
+    for finding in &report.findings {
+        text.push_str(&format!("finding: {finding}\n"));
+    }
+    if report.is_clean() {
+        text.push_str("everything adds up\n");
+    }
+    text
+}
+
+fn json(report: &VerifyReport) -> serde_json::Value {
+    let keys = keys(report).map(|(shard, key, found)| {
+        serde_json::json!({
+            "key": key.to_string(),
+            "shard": shard,
+            "on_log": found.counters.on_log,
+            "duplicates": found.counters.duplicates,
+            "on_time": found.counters.on_time,
+            "late": found.counters.late,
+            "backfilled": found.counters.backfilled,
+            "dead": found.counters.dead,
+            "lake_events": found.lake_events,
+            "state_events": found.state_events,
+            "outbox_events": found.outbox_events,
+        })
+    });
+    let findings = report.findings.iter().map(ToString::to_string);
+    serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "findings": findings.collect::<Vec<_>>() })
+}
