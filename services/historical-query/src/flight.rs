@@ -23,7 +23,6 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
     HandshakeResponse, IpcMessage, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
-use base64::Engine as _;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -181,18 +180,9 @@ fn allows_partial(metadata: &MetadataMap) -> bool {
     metadata.get(ALLOW_PARTIAL).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
-/// The Bearer form of the credential that the interceptor has accepted.
+/// The presented credential as a bearer header: what clients send from the handshake on.
 fn bearer(metadata: &MetadataMap) -> Option<String> {
-    let (scheme, credential) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(format!("Bearer {}", credential.trim()));
-    }
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(credential.trim()).ok()?;
-    let (_, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(format!("Bearer {secret}"))
+    tidegauge_auth::bearer_value(metadata.get("authorization")?.as_bytes())
 }
 
 #[tonic::async_trait]
