@@ -211,34 +211,3 @@ pub(crate) fn copy_text(file: &mut File, place: Place, out: &mut impl std::io::W
     file.seek(SeekFrom::Start(place.offset))?;
     std::io::copy(&mut file.take(u64::from(place.bytes)), out)
 }
-#[cfg(test)]
-mod speed {
-    fn cpu() -> f64 {
-        std::fs::read_to_string("/proc/thread-self/schedstat")
-            .unwrap()
-            .split(' ')
-            .next()
-            .unwrap()
-            .parse::<f64>()
-            .unwrap()
-            / 1e9
-    }
-    #[test]
-    #[ignore]
-    fn speed() {
-        let path = std::path::Path::new("big.ndjson");
-        let format = super::Format::Ndjson { tenant: None };
-        for _ in 0..4 {
-            let start = cpu();
-            let mut n = 0;
-            super::read(path, &format, &Default::default(), drop, |s| {
-                if let super::Step::Chunk(c) = s {
-                    n += c.places.len()
-                }
-                true
-            })
-            .unwrap();
-            println!("all {} events {:.2} M/s", n, n as f64 / (cpu() - start) / 1e6);
-        }
-    }
-}

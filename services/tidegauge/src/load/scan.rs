@@ -123,10 +123,12 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline(always)]
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\r')) {
             self.at += 1;
@@ -134,6 +136,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Space, the byte, space.
+    #[inline(always)]
     fn open(&mut self, byte: u8) -> Option<()> {
         if self.peek() != Some(byte) {
             self.space();
@@ -146,6 +149,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    #[inline(always)]
     fn key(&mut self, key: &[u8]) -> Option<()> {
         if !self.bytes[self.at..].starts_with(key) {
             return None;
@@ -154,6 +158,7 @@ impl<'a> Cursor<'a> {
         self.open(b':')
     }
 
+    #[inline(always)]
     fn member(&mut self, key: &[u8]) -> Option<&'a str> {
         self.key(key)?;
         self.string()
