@@ -148,7 +148,8 @@ impl AggregationHandle {
     /// process should end, so that the log is read again from the last checkpoint.
     pub async fn failed(&mut self) -> String {
         let (ended, at, _) = futures::future::select_all(&mut self.tasks).await;
-        self.tasks.swap_remove(at);
+        // The others go on until the drain.
+        drop(self.tasks.swap_remove(at));
         match ended {
             Ok(()) => "a worker of aggregation ended by itself".to_owned(),
             Err(error) => format!("a worker of aggregation failed: {error}"),
