@@ -13,7 +13,7 @@ use tidegauge_proto::convert::time::timestamp;
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::load::{json, scan};
-use crate::units::grouped;
+use crate::units::counted;
 
 /// Flags of `emit`.
 #[derive(Clone, Debug, Args)]
@@ -136,9 +136,9 @@ async fn lines(args: &EmitArgs, mode: Mode) -> Outcome {
         }
     }
     send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused)).await?;
-    eprintln!("{} events durable", grouped(accepted));
+    eprintln!("{} durable", counted(accepted, "event"));
     if refused > 0 {
-        return Err(Failure::new(format!("{} events were refused", grouped(refused))));
+        return Err(Failure::new(format!("{} refused", counted(refused, "event"))));
     }
     Ok(())
 }

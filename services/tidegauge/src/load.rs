@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::units::{grouped, readable, short};
+use crate::units::{counted, readable, short};
 use csv::CsvOptions;
 use identity::Identity;
 use ledger::{Ledger, RejectsFile};
@@ -179,7 +179,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     let earlier = StateFile::read(&state_path, &header)?;
     let (state, done) = match resume::decide(client, &header, earlier, &*clock).await {
         Some(done) => {
-            eprintln!("{}: resuming after {} events", file.display(), grouped(done.accepted));
+            eprintln!("{}: resuming after {}", file.display(), counted(done.accepted, "event"));
             (StateFile::append_to(&state_path)?, done)
         }
         None => (StateFile::create(&state_path, &header)?, state::Done::default()),
@@ -254,15 +254,15 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     progress.finish();
     let rate = short(progress.events_per_second());
     let took = readable(progress.elapsed());
-    let mut parts = vec![format!("{} events durable ({rate}/s, {took})", grouped(accepted))];
+    let mut parts = vec![format!("{} durable ({rate}/s, {took})", counted(accepted, "event"))];
     if unreadable > 0 {
-        parts.push(format!("{} lines hold no event", grouped(unreadable)));
+        parts.push(format!("{} without an event", counted(unreadable, "line")));
     }
     if rejected > 0 {
-        parts.push(format!("{} events refused", grouped(rejected)));
+        parts.push(format!("{} refused", counted(rejected, "event")));
     }
     if !refused.is_empty() {
-        parts.push(format!("{} events of {} not sent", grouped(unsent), refused.join(", ")));
+        parts.push(format!("{} of {} not sent", counted(unsent, "event"), refused.join(", ")));
     }
     eprintln!("{}: {}", file.display(), parts.join(", "));
     Ok(rejected == 0 && unreadable == 0 && refused.is_empty())

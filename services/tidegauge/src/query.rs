@@ -13,7 +13,7 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::units::{grouped, readable};
+use crate::units::{counted, readable};
 
 /// Times that a query is run again after the data changed under it, before anything was written.
 const TRIES: usize = 5;
@@ -88,8 +88,8 @@ pub(crate) async fn run(args: QueryArgs) -> Outcome {
         let rows = writer.finish()?;
         let took = std::time::Duration::from_nanos(clock.monotonic_ns() - start_ns);
         eprintln!(
-            "{} rows in {}{}",
-            grouped(rows),
+            "{} in {}{}",
+            counted(rows, "row"),
             readable(took),
             freshness_text(result.freshness(), clock.wall_ns())
         );
@@ -103,8 +103,10 @@ fn aborted(error: &ClientError) -> bool {
 
 fn sql_failure(error: ClientError) -> Failure {
     match error.code() {
-        Some(tonic::Code::InvalidArgument) if error.hint().is_none() => Failure::from(error)
-            .hint("the tables are listed by `tidegauge query \"SELECT * FROM dashboard_metrics LIMIT 1\"`"),
+        Some(tonic::Code::InvalidArgument) if error.hint().is_none() => Failure::from(error).hint(
+            "the table is dashboard_metrics, with tenant_id, window_start, window_end, metric_name, event_count, avg_value, \
+             sum_value, min_value, max_value, last_value, year, month, day, hour",
+        ),
         _ => error.into(),
     }
 }
@@ -121,7 +123,7 @@ pub(crate) fn freshness_text(freshness: Option<Freshness>, now_ns: i64) -> Strin
     };
     let pending: u64 = freshness.keys.iter().map(|key| key.pending_events).sum();
     if pending > 0 {
-        text.push_str(&format!("; {} late events not in yet", grouped(pending)));
+        text.push_str(&format!("; {} not in the rows yet", counted(pending, "late event")));
     }
     if !freshness.missing_keys.is_empty() {
         text.push_str(&format!("; PARTIAL, missing: {}", freshness.missing_keys.join(", ")));

@@ -102,6 +102,11 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A count with what is counted: `1 event`, `2,000 events`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 /// A number with three significant digits and a unit of thousands: `1.53 M`, `47.1 k`, `12`.
 pub(crate) fn short(number: f64) -> String {
     let size = number.abs();
@@ -166,6 +171,7 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(2_000_000), "2,000,000");
+        assert_eq!((counted(1, "row"), counted(0, "row")), ("1 row".to_owned(), "0 rows".to_owned()));
         assert_eq!(short(1_530_000.0), "1.53 M");
         assert_eq!(short(47_120.0), "47.1 k");
         assert_eq!(short(100.0), "100");

@@ -9,8 +9,6 @@ use super::schema::{KEYS, Value};
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Origin {
-    /// Nobody said anything.
-    Default,
     /// A file.
     File(PathBuf),
     /// An environment variable.
@@ -22,7 +20,6 @@ pub(crate) enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Environment(name) => f.write_str(name),
             Self::Flag(flag) => f.write_str(flag),
