@@ -18,6 +18,8 @@ usage: cargo xtask <command>
   prove load [--events N] [--kills N] [--debug]
                           load N events (2,000,000) live and as backfill, kill the server N times (5) on the way,
                           compare every window with DuckDB's GROUP BY over the file
+  prove seam [--answers N] [--debug]
+                          readers ask N times (10,000) during publish, correction, kill and restart
   generate FILE [--events N]
                           write the events that `prove load` uses
 ";
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test", flags @ ..] => test::run(flags),
         ["prove", "load", flags @ ..] => prove::load(flags),
+        ["prove", "seam", flags @ ..] => prove::seam(flags),
         ["generate", file, flags @ ..] => generate::command(file, flags),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -21,17 +21,10 @@ const AGE_MINUTES: i64 = 135;
 pub(crate) fn load(flags: &[&str]) -> Result<()> {
     let events = number(flags, "--events", 2_000_000)?;
     let kills = number(flags, "--kills", 5)?;
-    let profile = if flags.contains(&"--debug") { "debug" } else { "release" };
     let only = flag(flags, "--only")?;
 
     let python = python::interpreter()?;
-    let mut build = cargo();
-    build.args(["build", "-p", "tidegauge"]);
-    if profile == "release" {
-        build.arg("--release");
-    }
-    run(&mut build)?;
-    let binary = target().join(profile).join("tidegauge");
+    let binary = build(flags)?;
 
     let folder = target().join("prove/load");
     let _ = fs::remove_dir_all(&folder);
@@ -48,6 +41,29 @@ pub(crate) fn load(flags: &[&str]) -> Result<()> {
     }
     println!("prove load: {events} events, live and backfill, {kills} kills each: all windows equal");
     Ok(())
+}
+
+/// Builds the server, for release unless `--debug` is given, and returns its path.
+fn build(flags: &[&str]) -> Result<PathBuf> {
+    let debug = flags.contains(&"--debug");
+    let mut build = cargo();
+    build.args(["build", "-p", "tidegauge"]);
+    if !debug {
+        build.arg("--release");
+    }
+    run(&mut build)?;
+    Ok(target().join(if debug { "debug" } else { "release" }).join("tidegauge"))
+}
+
+/// `prove seam`: the end-to-end test of the seam with as many answers as the proof asks for.
+pub(crate) fn seam(flags: &[&str]) -> Result<()> {
+    let answers = number(flags, "--answers", 10_000)?;
+    let binary = build(flags)?;
+    let mut test = cargo();
+    test.args(["test", "-p", "tidegauge-tests", "--test", "e2e", "seam::", "--", "--nocapture"])
+        .env("TIDEGAUGE_BIN", binary)
+        .env("TIDEGAUGE_SEAM_ANSWERS", answers.to_string());
+    run(&mut test)
 }
 
 struct Proof<'a> {
