@@ -23,6 +23,16 @@ impl Counters {
         self.on_time + self.late + self.backfilled
     }
 
+    /// Adds another key's.
+    pub fn add(&mut self, other: &Self) {
+        self.on_log += other.on_log;
+        self.duplicates += other.duplicates;
+        self.on_time += other.on_time;
+        self.late += other.late;
+        self.backfilled += other.backfilled;
+        self.dead += other.dead;
+    }
+
     /// Whether nothing was lost or doubled (I3).
     pub fn conserved(&self) -> bool {
         self.on_log == self.duplicates + self.counted() + self.dead

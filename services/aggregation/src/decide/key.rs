@@ -114,6 +114,11 @@ impl KeyState {
         self.born().then_some((self.watermark, self.boundary))
     }
 
+    /// Epoch whose outputs changed an hour index last; 0 if none has.
+    pub fn index_version(&self) -> u64 {
+        self.index_version
+    }
+
     /// Events counted that are not in the rows which readers see.
     pub fn pending(&self) -> u64 {
         self.waiting_events + self.outbox.as_ref().map_or(0, |outbox| outbox.correction_events)
@@ -131,7 +136,8 @@ impl KeyState {
 
     /// Sums over the rows that are not cut, and over the series.
     pub fn sums(&self) -> KeySums {
-        let mut sums = KeySums { series: self.series.all.iter().map(|series| series.count).sum(), ..KeySums::default() };
+        let mut sums =
+            KeySums { series: self.series.all.iter().map(|series| series.count).sum(), ..KeySums::default() };
         for part in [Part::Live, Part::Waiting] {
             for slot in self.rows.table(part).windows.values().flat_map(|window| window.slots.values()) {
                 let row = &self.rows.row(*slot).data;

@@ -114,7 +114,10 @@ impl Walk<'_> {
         if footer.key != *key {
             self.find(path, format!("holds the rows of {}", footer.key));
         } else if footer.lineage != self.progress.lineage {
-            self.find(path, format!("was written by lineage {}, the state is {}", footer.lineage, self.progress.lineage));
+            self.find(
+                path,
+                format!("was written by lineage {}, the state is {}", footer.lineage, self.progress.lineage),
+            );
         } else if footer.epoch > self.progress.prepared {
             self.find(path, format!("holds epoch {}, the state only {}", footer.epoch, self.progress.prepared));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt};
+use tidegauge_core::Key;
 use tidegauge_core::ids::{Epoch, LineageId, Ordinal};
 use tidegauge_core::lake::StoreError;
 use tidegauge_core::time::Day;
@@ -141,6 +142,23 @@ fn cause(error: &ApplyError) -> String {
 fn join(failure: &mut ApplyFailure, other: ApplyFailure) {
     failure.parked.extend(other.parked);
     failure.stopped = failure.stopped.take().or(other.stopped);
+}
+
+/// Makes lost hour indexes from the lake, so that no answer is short.
+pub(super) async fn restore_indexes(context: &Context, keys: Vec<Key>) {
+    let restored = stream::iter(keys).map(|key| async move {
+        let tenant = context.authority.tenant(&key.tenant);
+        let restored = index::restore(context.backends.lake.as_ref(), &tenant, key.bucket).await;
+        (key, restored)
+    });
+    let mut restored = std::pin::pin!(restored.buffer_unordered(context.options.parallel_objects.max(1)));
+    while let Some((key, restored)) = restored.next().await {
+        match restored {
+            Ok(None) => {}
+            Ok(Some(rebuilt)) => tracing::info!(%key, objects = rebuilt.objects, "a lost hour index was made again"),
+            Err(error) => tracing::error!(%key, %error, "the hour index could not be checked"),
+        }
+    }
 }
 
 /// Why dead letters could not be written.

@@ -13,7 +13,7 @@ use tidegauge_core::log::{LogRecord, Position, ReadBatch};
 use tidegauge_proto::convert::batch;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::apply::{ApplyReport, Standing, apply};
+use super::apply::{ApplyReport, Standing, apply, restore_indexes};
 use super::commit::InFlight;
 use super::hot::HotLink;
 use super::{Command, Context, SessionError};
@@ -42,6 +42,11 @@ struct Session {
     lag_ms: u64,
     clock: SteadyClock,
     clock_refused: bool,
+    /// A record that cannot be read has been told of; further ones are only counted.
+    told_of_unreadable: bool,
+    /// When keys were last looked through for idle ones, and when metrics were last set; monotonic.
+    looked_for_idle_ns: u64,
+    set_metrics_ns: u64,
     reading: Option<Reading>,
     link: HotLink,
     pushing: Pushing,
@@ -86,9 +91,11 @@ impl Session {
             progress.completed = progress.prepared;
         }
         acknowledge(&context, &progress.position).await;
+        let published = shard.keys().iter().filter(|key| key.index_version() > 0).map(|key| key.key.clone());
+        restore_indexes(&context, published.collect()).await;
 
         let link = HotLink::start(context.hot.clone(), context.shard, context.shards, lease.generation);
-        let session = Self {
+        let mut session = Self {
             shard,
             lease,
             position: progress.position.clone(),
@@ -97,6 +104,9 @@ impl Session {
             lag_ms: 0,
             clock,
             clock_refused: false,
+            told_of_unreadable: false,
+            looked_for_idle_ns: 0,
+            set_metrics_ns: 0,
             reading: None,
             link,
             pushing: Pushing::default(),
@@ -213,7 +223,10 @@ impl Session {
                 events.columns.len()
             }
             Err(error) => {
-                tracing::warn!(shard = %self.context.shard, key = %record.key, %error, "a record cannot be read");
+                if !std::mem::replace(&mut self.told_of_unreadable, true) {
+                    let (shard, key) = (self.context.shard, &record.key);
+                    tracing::warn!(%shard, %key, %error, "a record cannot be read, it becomes a dead letter");
+                }
                 self.shard.undecodable(&record.key, &record.payload, error.to_string(), now);
                 1
             }
@@ -221,9 +234,15 @@ impl Session {
     }
 
     fn tick_over(&mut self) {
+        /// A look at all keys, at most so often: there may be a hundred thousand.
+        const LOOK_MAX: Duration = Duration::from_secs(1);
         let now = self.now();
+        let monotonic_ns = self.context.clock.monotonic_ns();
+        let look = (self.context.options.idle_timeout / 8).min(LOOK_MAX).as_nanos();
         // What is still to be read may be what a key seems to be silent about.
-        if self.at_tip && self.may_read() {
+        let caught_up = self.at_tip && self.may_read();
+        if caught_up && u128::from(monotonic_ns.saturating_sub(self.looked_for_idle_ns)) >= look {
+            self.looked_for_idle_ns = monotonic_ns;
             self.shard.advance_idle(now);
         }
         self.publish_report();

@@ -42,7 +42,8 @@ fn splits_and_retries_meet_by_index() {
     process(&mut shard, &part(0, 2));
     assert_eq!((counters(&shard).on_time, counters(&shard).duplicates), (5, 0));
     let mut rest = numbered(1, false, 1, 4, T0);
-    rest.indexes = vec![IndexRange { first: 1, count: 1 }, IndexRange { first: 2, count: 2 }, IndexRange { first: 6, count: 1 }];
+    rest.indexes =
+        vec![IndexRange { first: 1, count: 1 }, IndexRange { first: 2, count: 2 }, IndexRange { first: 6, count: 1 }];
     process(&mut shard, &rest);
     assert_eq!((counters(&shard).on_time, counters(&shard).duplicates), (7, 2));
     process(&mut shard, &part(0, 7));

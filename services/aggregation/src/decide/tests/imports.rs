@@ -5,8 +5,21 @@ use std::path::Path;
 #[test]
 fn decisions_are_pure() {
     const BANNED: [&str; 15] = [
-        "async", "await", "tokio", "futures", "tonic::", "std::fs", "std::io", "std::net", "std::thread",
-        "Instant", "SystemTime", "core::clock", "getrandom", "rand::", "tracing",
+        "async",
+        "await",
+        "tokio",
+        "futures",
+        "tonic::",
+        "std::fs",
+        "std::io",
+        "std::net",
+        "std::thread",
+        "Instant",
+        "SystemTime",
+        "core::clock",
+        "getrandom",
+        "rand::",
+        "tracing",
     ];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![root.join("decide.rs")];

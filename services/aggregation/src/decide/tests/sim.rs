@@ -58,6 +58,8 @@ pub(super) struct Sim {
     pub(super) oracle: Oracle,
     answered: HashMap<Key, u64>,
     pub(super) answers: u64,
+    /// Objects of this hour cannot be written.
+    pub(super) broken: Option<Hour>,
 }
 
 impl Sim {
@@ -80,6 +82,7 @@ impl Sim {
             hot_target: 0,
             answered: HashMap::new(),
             answers: 0,
+            broken: None,
         }
     }
 
@@ -112,8 +115,8 @@ impl Sim {
         }
     }
 
-    /// One epoch; objects of `fails` cannot be written. A crash leaves the rest undone and restarts.
-    pub(super) fn epoch(&mut self, crash: Option<Crash>, fails: Option<Hour>) {
+    /// One epoch. A crash leaves the rest undone and restarts.
+    pub(super) fn epoch(&mut self, crash: Option<Crash>) {
         self.push(usize::MAX);
         // While records are replayed that readers have seen counted, a cut would make some of them wait again.
         if self.shard.ordinal() >= self.hot_target {
@@ -146,11 +149,7 @@ impl Sim {
                 }
                 written += 1;
                 self.check();
-                if fails == Some(hour.hour) {
-                    failure = Some(ApplyFailure { parked: vec![hour.hour.to_string()], stopped: None });
-                } else {
-                    self.write(job, hour.hour);
-                }
+                failure = self.write(job, hour.hour).err().or(failure);
                 self.check();
             }
             results.push((job.index, failure));
@@ -191,17 +190,21 @@ impl Sim {
         }
     }
 
-    fn write(&mut self, job: &ApplyJob, hour: Hour) {
+    fn write(&mut self, job: &ApplyJob, hour: Hour) -> Result<(), ApplyFailure> {
         let ordinal = self.position as u64;
         let object = self.lake.entry((job.key.clone(), hour)).or_default();
         assert!(object.epoch <= self.prepared && object.ordinal <= ordinal);
         if object.epoch >= job.epoch {
-            return;
+            return Ok(());
+        }
+        if self.broken == Some(hour) {
+            return Err(ApplyFailure { parked: vec![hour.to_string()], stopped: None });
         }
         for row in job.hours.iter().filter(|h| h.hour == hour).flat_map(|h| h.rows.iter()) {
             merge(object.rows.entry((row.start_ns, row.metric.clone())).or_insert(NOTHING), &row.row);
         }
         (object.epoch, object.ordinal) = (self.prepared, ordinal);
+        Ok(())
     }
 
     /// The process died: everything in memory is gone.
@@ -211,13 +214,16 @@ impl Sim {
         self.generation += 1;
         self.shard.set_generation(self.generation);
         let jobs = self.shard.apply_jobs(self.now);
+        let mut results = Vec::new();
         for job in &jobs {
+            let mut failure = None;
             for hour in &job.hours {
-                self.write(job, hour.hour);
+                failure = self.write(job, hour.hour).err().or(failure);
                 self.check();
             }
+            results.push((job.index, failure));
         }
-        self.finish(jobs.iter().map(|job| (job.index, None)).collect());
+        self.finish(results);
         self.completed = self.prepared;
         let known: HashMap<Key, u64> = self.hot.iter().map(|(k, hot)| (k.clone(), hot.meta.version.ordinal)).collect();
         self.hot_target = known.values().copied().max().unwrap_or(0);
@@ -255,12 +261,13 @@ impl Sim {
 
     /// Lets everything come to rest, then compares lake, series and ledger with the oracle.
     pub(super) fn finish_and_compare(&mut self) {
-        self.process(usize::MAX.min(self.log.len()));
+        self.broken = None;
+        self.process(self.log.len());
         for _ in 0..400 {
             self.tick(self.settings.idle_ns);
             self.push(usize::MAX);
             self.check();
-            self.epoch(None, None);
+            self.epoch(None);
             self.check();
             let open = self.shard.keys().iter().any(|key| key.state_rows() > 0);
             if self.shard.settled() && !open {
@@ -268,7 +275,7 @@ impl Sim {
             }
         }
         assert!(self.shard.settled(), "everything is published in the end");
-        self.epoch(None, None);
+        self.epoch(None);
         self.push(usize::MAX);
         for (key, expected) in &self.oracle.keys {
             let state = self.shard.key(key).unwrap();
@@ -294,7 +301,9 @@ impl Sim {
                 assert_eq!(hot.meta.pending, 0);
             }
         }
-        let left = self.entries.keys().filter(|(space, _)| [4, 5, 8, 9].contains(space)).count();
+        // The header of a cut that moves only the boundary may remain.
+        let rows = |(space, key): &&(u8, Bytes)| [4, 5, 9].contains(space) || (*space == 8 && key.len() > 12);
+        let left = self.entries.keys().filter(rows).count();
         assert_eq!(left, 0, "nothing stays in the checkpoint that is in the lake");
     }
 }

@@ -24,18 +24,26 @@ impl Session {
             return;
         }
         let now = self.now();
-        let due = self.shard.changed() || self.shard.retry_is_due(now) || self.shard.cut_is_due(now);
+        let due = self.shard.changed()
+            || self.shard.retry_is_due(now)
+            || (self.may_cut() && (!self.shard.has_room() || self.shard.cut_is_due(now)));
         if due {
             self.begin_epoch(self.progress.prepared + 1, now);
         }
         self.last_epoch = self.draining;
     }
 
-    fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
-        // A cut during the replay would make events wait that readers have seen counted: their sums would fall (I6).
-        // Without hot-metric a cut makes readers wait for it, so only need justifies one. A checkpoint is always of use.
+    /// Whether keys may be cut now.
+    ///
+    /// A cut during the replay would make events wait that readers have seen counted: their sums would fall (I6).
+    /// Without hot-metric a cut makes readers wait for it, so only need justifies one.
+    fn may_cut(&self) -> bool {
         let replayed = self.pushing.is_replayed(self.shard.ordinal());
-        if self.pushing.is_synced() || (replayed && !self.shard.has_room()) {
+        self.pushing.is_synced() || (replayed && !self.shard.has_room())
+    }
+
+    fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
+        if self.may_cut() {
             self.shard.relieve();
             self.shard.cut_due(epoch, now);
         }

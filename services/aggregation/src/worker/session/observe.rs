@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidegauge_core::scope::TenantScope;
 
 use super::Session;
+use crate::decide::Counters;
 use crate::status::{KeyReport, ShardReport};
 
 impl Session {
@@ -67,35 +68,48 @@ impl Session {
         }
     }
 
-    /// Leaves the state where it can be seen while the worker is busy, and in the metrics.
-    pub(super) fn publish_report(&self) {
+    /// Leaves the state where it can be seen while the worker is busy; now and then also in the metrics.
+    pub(super) fn publish_report(&mut self) {
+        const METRICS_EVERY_NS: u64 = 1_000_000_000;
         let report = self.shard_report();
+        let monotonic_ns = self.context.clock.monotonic_ns();
+        if monotonic_ns.saturating_sub(self.set_metrics_ns) >= METRICS_EVERY_NS {
+            self.set_metrics_ns = monotonic_ns;
+            self.set_metrics(&report);
+        }
+        self.context.update_report(|known| *known = report);
+    }
+
+    fn set_metrics(&self, report: &ShardReport) {
         let shard = self.context.shard.to_string();
-        let keys = self.shard.keys();
-        let watermarks = keys.iter().filter_map(|key| key.times()).map(|(watermark, _)| watermark);
-        let watermark_lag_ns = watermarks.min().map_or(0, |oldest| self.clock.now_ns().saturating_sub(oldest));
-        let sum = |of: fn(&crate::decide::KeyState) -> u64| keys.iter().map(of).sum::<u64>();
-        let parked = keys.iter().filter(|key| key.outbox().is_some_and(|outbox| outbox.attempts > 0)).count();
+        let mut sum = Counters::default();
+        let (mut pending, mut parked, mut oldest) = (0, 0_u32, self.clock.now_ns());
+        for key in self.shard.keys() {
+            sum.add(&key.counters);
+            pending += key.pending();
+            parked += u32::from(key.outbox().is_some_and(|outbox| outbox.attempts > 0));
+            oldest = key.times().map_or(oldest, |(watermark, _)| oldest.min(watermark));
+        }
+        let watermark_lag_ns = self.clock.now_ns().saturating_sub(oldest);
         for (name, value) in [
             ("tidegauge_aggregation_lag_seconds", report.lag_ms as f64 / 1e3),
             ("tidegauge_aggregation_watermark_lag_seconds", watermark_lag_ns as f64 / 1e9),
             ("tidegauge_aggregation_state_rows", report.state_rows as f64),
-            ("tidegauge_aggregation_keys", keys.len() as f64),
-            ("tidegauge_aggregation_parked_keys", parked as f64),
-            ("tidegauge_aggregation_pending_events", sum(|key| key.pending()) as f64),
+            ("tidegauge_aggregation_keys", self.shard.keys().len() as f64),
+            ("tidegauge_aggregation_parked_keys", f64::from(parked)),
+            ("tidegauge_aggregation_pending_events", pending as f64),
             ("tidegauge_aggregation_clock_refused", f64::from(u8::from(self.clock_refused))),
         ] {
             metrics::gauge!(name, "shard" => shard.clone()).set(value);
         }
         for (name, value) in [
-            ("tidegauge_aggregation_events_total", sum(|key| key.counters.on_log)),
-            ("tidegauge_aggregation_duplicate_events_total", sum(|key| key.counters.duplicates)),
-            ("tidegauge_aggregation_late_events_total", sum(|key| key.counters.late)),
-            ("tidegauge_aggregation_backfilled_events_total", sum(|key| key.counters.backfilled)),
-            ("tidegauge_aggregation_dead_events_total", sum(|key| key.counters.dead)),
+            ("tidegauge_aggregation_events_total", sum.on_log),
+            ("tidegauge_aggregation_duplicate_events_total", sum.duplicates),
+            ("tidegauge_aggregation_late_events_total", sum.late),
+            ("tidegauge_aggregation_backfilled_events_total", sum.backfilled),
+            ("tidegauge_aggregation_dead_events_total", sum.dead),
         ] {
             metrics::counter!(name, "shard" => shard.clone()).absolute(value);
         }
-        self.context.update_report(|known| *known = report);
     }
 }

@@ -22,6 +22,9 @@ use crate::options::{AggregationOptions, Backends};
 use crate::service::{Aggregation, AggregationHandle};
 use crate::verify::verify;
 
+/// Version, ordinal and rows of an object.
+type Decoded = (u64, u64, Arc<Vec<((i64, MetricName), WindowRow)>>);
+
 /// A world in which processes come and go.
 struct World {
     log: Arc<MemoryLog>,
@@ -31,10 +34,11 @@ struct World {
     oracle: Oracle,
     answered: HashMap<Key, u64>,
     answers: u64,
+    decoded: Mutex<HashMap<String, Decoded>>,
     _time: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-fn options() -> AggregationOptions {
+pub(super) fn options() -> AggregationOptions {
     AggregationOptions {
         allowed_lateness: Duration::from_secs(120),
         // Short beside the world's time, which runs fast: everything is always due.
@@ -48,7 +52,7 @@ fn options() -> AggregationOptions {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test composes its own process")]
-fn authority() -> SystemAuthority {
+pub(super) fn authority() -> SystemAuthority {
     SystemAuthority::for_worker("aggregation")
 }
 
@@ -72,6 +76,7 @@ impl World {
             oracle: Oracle::new(options.settings().unwrap()),
             answered: HashMap::new(),
             answers: 0,
+            decoded: Mutex::default(),
             _time: tokio_util::task::AbortOnDropHandle::new(time),
         }
     }
@@ -126,16 +131,24 @@ impl World {
     /// Rows of a key in the lake; `None` if an object knows more than `ordinal`.
     fn lake_rows(&self, key: &Key, ordinal: Option<u64>) -> Option<BTreeMap<(i64, MetricName), WindowRow>> {
         let mut rows = BTreeMap::new();
-        for (path, (content, _)) in self.disk.objects.lock().unwrap().iter() {
-            let Some(place) = paths::parse_aggregated_object(path) else { continue };
-            if place.tenant != key.tenant {
+        let mut decoded = self.decoded.lock().unwrap();
+        for (path, (content, version)) in self.disk.objects.lock().unwrap().iter() {
+            let place = paths::parse_aggregated_object(path);
+            if place.is_none_or(|place| place.tenant != key.tenant) {
                 continue;
             }
-            let (found, footer) = object::decode(content.clone()).unwrap();
-            if ordinal.is_some_and(|ordinal| footer.ordinal > ordinal) {
+            let known = decoded.get(path).filter(|(known, ..)| known == version).cloned();
+            let (_, object_ordinal, found) = known.unwrap_or_else(|| {
+                let (rows, footer) = object::decode(content.clone()).unwrap();
+                let rows = rows.into_iter().map(|row| ((row.start_ns, row.metric), row.row)).collect();
+                let fresh: Decoded = (*version, footer.ordinal, Arc::new(rows));
+                decoded.insert(path.clone(), fresh.clone());
+                fresh
+            });
+            if ordinal.is_some_and(|ordinal| object_ordinal > ordinal) {
                 return None;
             }
-            rows.extend(found.into_iter().map(|row| ((row.start_ns, row.metric), row.row)));
+            rows.extend(found.iter().cloned());
         }
         Some(rows)
     }
@@ -169,7 +182,9 @@ impl World {
         for (key, expected) in &self.oracle.keys {
             let rows = self.lake_rows(key, None).unwrap();
             let exact = |rows: &BTreeMap<(i64, MetricName), WindowRow>| {
-                rows.iter().map(|(k, r)| (k.clone(), (r.count, r.min, r.max, r.last, r.last_time_ns, r.sum))).collect::<Vec<_>>()
+                rows.iter()
+                    .map(|(k, r)| (k.clone(), (r.count, r.min, r.max, r.last, r.last_time_ns, r.sum)))
+                    .collect::<Vec<_>>()
             };
             assert_eq!(exact(&rows), exact(&expected.rows), "{key}");
             let held = self.hot.held.lock().unwrap();
