@@ -26,11 +26,6 @@ use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
 use crate::table::{DashboardMetrics, Execution};
 
-/// Pause before the snapshot is taken again; hot-metric is at most a push (20 ms) behind the lake.
-const SEAM_PAUSE: Duration = Duration::from_millis(5);
-/// Longest such pause.
-const SEAM_PAUSE_MAX: Duration = Duration::from_millis(80);
-
 /// How a query is to be run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct How {
@@ -119,9 +114,10 @@ impl QueryEngine {
         sql::check_length(sql)?;
         let sql = sql.to_owned();
         let (sessions, memory, handle) = (Arc::clone(&self.sessions), self.query_memory(), self.handle.clone());
-        let work = move |_: &Abandoned| {
+        let now_ns = self.clock.wall_ns();
+        let work = move |abandoned: &Abandoned| {
             let statement = sql::parse(&sql).map_err(ServiceError::from)?;
-            let session = sessions.session(DashboardMetrics { execution: None }, memory);
+            let session = sessions.session(DashboardMetrics { execution: None }, memory, now_ns, abandoned);
             let (_, schema) = handle.block_on(session::logical(&session, statement)).map_err(|e| of_engine(&e))?;
             Ok::<_, Abort>(schema)
         };
@@ -166,7 +162,8 @@ impl QueryEngine {
         how: How,
         permit: Permit,
     ) -> Result<Answer, ServiceError> {
-        let mut pause = SEAM_PAUSE;
+        let mut pause = self.options.seam_pause.max(Duration::from_micros(1));
+        let pause_max = pause * 16;
         let mut tries = 1;
         loop {
             let snapshot = Snapshot::take(self.live.as_ref(), scope, how.allow_partial).await?;
@@ -186,7 +183,7 @@ impl QueryEngine {
             let mut wait = tokio::time::interval(pause);
             wait.tick().await;
             wait.tick().await;
-            pause = (pause * 2).min(SEAM_PAUSE_MAX);
+            pause = (pause * 2).min(pause_max);
         }
     }
 
@@ -206,10 +203,16 @@ impl QueryEngine {
             planned: Default::default(),
         });
         let (sessions, memory, handle) = (Arc::clone(&self.sessions), self.query_memory(), self.handle.clone());
+        let now_ns = self.clock.wall_ns();
         let options = self.options.clone();
         let work = move |abandoned: &Abandoned| {
             let statement = sql::parse(&sql).map_err(ServiceError::from)?;
-            let session = sessions.session(DashboardMetrics { execution: Some(Arc::clone(&execution)) }, memory);
+            let session = sessions.session(
+                DashboardMetrics { execution: Some(Arc::clone(&execution)) },
+                memory,
+                now_ns,
+                abandoned,
+            );
             let (plan, schema) = handle.block_on(session::logical(&session, statement)).map_err(|e| of_engine(&e))?;
             if how.schema.is_some_and(|announced| announced != fingerprint(&schema)) {
                 let message = "the result's columns are no longer those that were announced, ask again";

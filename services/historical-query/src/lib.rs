@@ -15,6 +15,7 @@ pub mod decide;
 mod engine;
 mod error;
 mod flight;
+mod growth;
 mod index;
 mod live;
 mod memory;
@@ -26,6 +27,8 @@ mod service;
 mod session;
 mod snapshot;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use answer::Answer;
 pub use engine::{How, QueryEngine, fingerprint};

@@ -42,6 +42,9 @@ pub struct QueryOptions {
     pub handle_life: Duration,
     /// How often the snapshot is taken again when the lake moved under a query that has sent nothing.
     pub seam_tries: usize,
+    /// Pause before it is taken again; doubles with every try, up to sixteen times. The live side is at most a push
+    /// (20 ms) behind the lake.
+    pub seam_pause: Duration,
 }
 
 impl Default for QueryOptions {
@@ -64,6 +67,7 @@ impl Default for QueryOptions {
             spill_bytes_max: 4 << 30,
             handle_life: Duration::from_secs(600),
             seam_tries: 40,
+            seam_pause: Duration::from_millis(5),
         }
     }
 }

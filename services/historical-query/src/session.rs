@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
-use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _};
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::error::Result;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -12,19 +14,45 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 
 use crate::decide::literals::IntegerLiterals;
 use crate::decide::sql::REFUSED_FUNCTIONS;
+use crate::growth::{self, ConcatPlanner};
 use crate::options::QueryOptions;
+use crate::planning::Abandoned;
 use crate::table::{CATALOG, DashboardMetrics, OneCatalog, SCHEMA};
 
 /// Rows of a batch inside the engine.
 const BATCH_ROWS: usize = 8_192;
+
+/// Rules of the optimizer between two looks at whether anybody still waits.
+const RULES_UNCHECKED: usize = 4;
+
+/// Ends the planning of a text whose caller has gone.
+#[derive(Debug)]
+struct StillWanted(Abandoned);
+
+impl OptimizerRule for StillWanted {
+    fn name(&self) -> &str {
+        "still_wanted"
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        if self.0.is_set() {
+            return Err(DataFusionError::ResourcesExhausted("time for planning".to_owned()));
+        }
+        Ok(Transformed::no(plan))
+    }
+}
 
 /// What all sessions have in common: functions, rules and settings, made once.
 #[derive(Debug)]
@@ -47,16 +75,20 @@ impl Sessions {
 
         let mut functions = SessionStateDefaults::default_scalar_functions();
         functions.retain(|f| !REFUSED_FUNCTIONS.contains(&f.name()));
+        let functions = functions.into_iter().map(growth::bounded).collect();
+        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(ConcatPlanner(growth::text_concat()))];
+        planners.extend(SessionStateDefaults::default_expr_planners());
         let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(IntegerLiterals)];
         rules.extend(Analyzer::new().rules);
 
         let base = SessionStateBuilder::new()
             .with_config(config)
             .with_analyzer_rules(rules)
-            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_expr_planners(planners)
             .with_scalar_functions(functions)
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_physical_optimizer_rule(Arc::new(JoinsYield))
             .build();
         let disk = match &options.spill_dir {
             Some(dir) => DiskManagerBuilder::default()
@@ -69,14 +101,61 @@ impl Sessions {
     }
 
     /// A session that sees one table through one principal's eyes.
-    pub(crate) fn session(&self, table: DashboardMetrics, memory: Arc<dyn MemoryPool>) -> SessionState {
+    ///
+    /// `now_ns` is what `now()` says, Unix nanoseconds. Planning ends early once `abandoned` is set.
+    pub(crate) fn session(
+        &self,
+        table: DashboardMetrics,
+        memory: Arc<dyn MemoryPool>,
+        now_ns: i64,
+        abandoned: &Abandoned,
+    ) -> SessionState {
+        let wanted: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(StillWanted(abandoned.clone()));
+        let mut rules = Vec::new();
+        for some in self.base.optimizers().chunks(RULES_UNCHECKED) {
+            rules.push(Arc::clone(&wanted));
+            rules.extend(some.iter().cloned());
+        }
         let runtime = RuntimeEnv { memory_pool: memory, ..self.runtime.clone() };
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.to_owned(), Arc::new(OneCatalog(table)));
         SessionStateBuilder::new_from_existing(self.base.clone())
             .with_runtime_env(Arc::new(runtime))
+            .with_execution_props(
+                ExecutionProps::new().with_query_execution_start_time(chrono::DateTime::from_timestamp_nanos(now_ns)),
+            )
             .with_catalog_list(Arc::new(catalogs))
+            .with_optimizer_rules(rules)
             .build()
+    }
+}
+
+/// Lets operators that make many batches out of few give the thread back between them.
+///
+/// The engine makes its leaves cooperative; a cross join may run for minutes on one batch of a leaf, and until its task
+/// gives the thread back a query cannot be ended.
+#[derive(Debug)]
+struct JoinsYield;
+
+impl PhysicalOptimizerRule for JoinsYield {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let wrap = |plan: Arc<dyn ExecutionPlan>| {
+            let multiplies = plan.name().contains("Join") || plan.name() == "UnnestExec";
+            Ok(if multiplies {
+                Transformed::yes(Arc::new(CooperativeExec::new(plan)) as _)
+            } else {
+                Transformed::no(plan)
+            })
+        };
+        plan.transform_up(wrap).data()
+    }
+
+    fn name(&self) -> &str {
+        "joins_yield"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
     }
 }
 

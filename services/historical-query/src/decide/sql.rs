@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, Query, SetExpr, Statement, TableFactor, Value,
-    Visit as _, Visitor,
+    ValueWithSpan, Visit as _, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -16,6 +16,9 @@ use tidegauge_core::limits;
 const PARSER_LEVELS: usize = 120;
 /// Longest text that `lpad` and `rpad` may make.
 const PAD_MAX: u64 = 1_024;
+
+/// Bytes of a text literal: it is repeated for every row of a batch.
+const LITERAL_BYTES_MAX: usize = 16 << 10;
 
 /// Functions that make much out of little: they could fill the memory before any limit sees it.
 pub const REFUSED_FUNCTIONS: [&str; 9] = [
@@ -186,6 +189,18 @@ impl Visitor for Shape {
         match function {
             Some(name) => ControlFlow::Break(Refusal::NotServed(format!("table function {name} is not allowed"))),
             None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Refusal> {
+        let actual = match &value.value {
+            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => text.len(),
+            Value::EscapedStringLiteral(text) | Value::NationalStringLiteral(text) => text.len(),
+            _ => 0,
+        };
+        match within("bytes in one literal", actual, LITERAL_BYTES_MAX) {
+            Err(refusal) => ControlFlow::Break(refusal),
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
 
