@@ -1,38 +1,63 @@
-//! The hot store on fjall: current values and live windows of the embedded profile.
+//! The hot store: current values and live windows of the embedded profile.
 //!
-//! One thread writes, with one sync for all who wait (`committer`); what it writes is decided beforehand (`plan`).
-//! Readers take a snapshot of the database, so that a key's meta and its windows always belong together. The meta of
-//! every key is also held in memory, so that the check of a version reads nothing.
+//! A commit goes into a write-ahead file with one sync for all who wait, and into a layer in memory; full layers are
+//! folded into a fjall database, as one sorted run each. So a commit costs an append, a row that changes fifty times a
+//! second is written to the database once a fold, memory holds two layers at most, and a start reads two short files.
+//! (Through fjall's own journal a push of 2,000 rows took 8 ms instead of 1, and a start 300 ms.)
+//!
+//! Reads look into the layers and one snapshot of the database, taken together: a key's state and its windows always
+//! belong together. The state of every key is held in memory, so that the check of a version reads nothing.
 //!
 //! The store can be filled again from the state of aggregation: damaged, it may be moved away.
 
 mod committer;
+mod entries;
+mod fold;
 mod keys;
-mod plan;
+mod layers;
+mod read;
 mod values;
+mod wal;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use tidegauge_core::hot::{CurrentValue, HotStore, KeyMeta, KeyUpdate, LiveSnapshot, StoreError};
-use tidegauge_core::ids::{Key, MetricName, ShardId, TenantId};
+use tidegauge_core::ids::{Key, MetricName, ShardId};
 use tidegauge_core::scope::{ScopedTenant, SystemAuthority};
 use tokio::sync::{mpsc, oneshot};
 
-use self::committer::{Call, Committer, QUEUE_CALLS, Shared};
-use self::plan::{KnownKeys, NameCache};
+use self::committer::{Call, Committer, QUEUE_CALLS};
+use self::entries::Entry;
+use self::fold::Folder;
+use self::layers::{Shared, State};
+use self::read::Reader;
+use self::wal::Wal;
 
-/// Cache of blocks that were read: what is current is in the memtable anyway.
+/// Cache of the database's blocks: what changes is in the layers anyway.
 const CACHE_BYTES: u64 = 16 << 20;
-/// Memtable: small, because the same rows are written again and again and shrink when it is flushed.
-const MEMTABLE_BYTES: u64 = 8 << 20;
-/// fjall's threads for flushes and compactions: one of each.
-const WORKER_THREADS: usize = 2;
+/// fjall's threads, for compactions.
+const WORKER_THREADS: usize = 1;
 
-/// A [`HotStore`] in one fjall database.
+/// When a layer is full.
+#[derive(Clone, Copy, Debug)]
+pub struct HotStoreOptions {
+    /// Values and windows of a layer: bounds memory, at about 300 bytes each.
+    pub fold_rows: usize,
+    /// Bytes of a write-ahead file: bounds what a start reads.
+    pub fold_bytes: u64,
+}
+
+impl Default for HotStoreOptions {
+    fn default() -> Self {
+        Self { fold_rows: 32_768, fold_bytes: 8 << 20 }
+    }
+}
+
+/// A [`HotStore`] in one directory.
 pub struct FjallHotStore {
     reader: Reader,
     /// Taken when the store closes, so that the committer ends.
@@ -42,8 +67,7 @@ pub struct FjallHotStore {
 
 impl std::fmt::Debug for FjallHotStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let keys = self.reader.shared.with_known(KnownKeys::len);
-        f.debug_struct("FjallHotStore").field("keys", &keys).finish_non_exhaustive()
+        f.debug_struct("FjallHotStore").field("keys", &self.reader.shared.read().known.len()).finish_non_exhaustive()
     }
 }
 
@@ -53,29 +77,29 @@ impl FjallHotStore {
     /// # Errors
     /// [`StoreError::Corrupt`] when its content is damaged, [`StoreError::Unavailable`] when it is open elsewhere.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(dir, HotStoreOptions::default())
+    }
+
+    /// Opens the store with other settings.
+    ///
+    /// # Errors
+    /// As [`FjallHotStore::open`].
+    pub fn open_with(dir: &Path, options: HotStoreOptions) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::io(format!("making {}", dir.display()), e))?;
-        let builder = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS);
+        let builder = Database::builder(dir.join("db")).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS);
         let db = builder.open().map_err(|error| open_error(dir, error))?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let items = db.keyspace("items", options).map_err(|error| open_error(dir, error))?;
+        let items = db.keyspace("items", KeyspaceCreateOptions::default).map_err(|error| open_error(dir, error))?;
 
-        let mut known = KnownKeys::new();
-        for entry in items.prefix(keys::METAS) {
-            let (item, value) = entry.into_inner().map_err(storage_error)?;
-            let key = keys::parse_meta(&item).ok_or_else(|| unreadable_key(&item))?;
-            known.insert(key, values::decode_known(&value)?);
-        }
-        let mut held = Vec::new();
-        for entry in items.prefix(keys::SHARDS) {
-            let (item, value) = entry.into_inner().map_err(storage_error)?;
-            let shard = keys::parse_shard(&item).ok_or_else(|| unreadable_key(&item))?;
-            held.push((shard, values::decode_shards(&value)?));
-        }
+        // From here on the database's lock keeps other processes out of the directory.
+        let mut state = stored(&items)?;
+        let (older, next) = replay(dir, &mut state)?;
+        let wal = Wal::create(dir, next)?;
 
-        let shared = Arc::new(Shared::new(known, held));
-        let (calls, waiting) = mpsc::channel(QUEUE_CALLS);
+        let shared = Arc::new(Shared::new(state));
         let reader = Reader { db: db.clone(), items: items.clone(), shared: Arc::clone(&shared) };
-        let committer = Committer { db, items, shared, dir: dir.to_owned(), names: NameCache::default() };
+        let folder = Arc::new(Mutex::new(Folder::new(db, items)));
+        let committer = Committer { options, dir: dir.to_owned(), shared, folder, wal, older, fold: None };
+        let (calls, waiting) = mpsc::channel(QUEUE_CALLS);
         let committer = std::thread::Builder::new()
             .name("hot-committer".to_owned())
             .spawn(move || committer.run(waiting))
@@ -114,21 +138,51 @@ impl Drop for FjallHotStore {
     }
 }
 
+/// What the database holds.
+fn stored(items: &Keyspace) -> Result<State, StoreError> {
+    let mut state = State::default();
+    for entry in items.prefix(keys::METAS) {
+        let (item, value) = entry.into_inner().map_err(storage_error)?;
+        let key = keys::parse_meta(&item).ok_or_else(|| unreadable_key(&item))?;
+        state.known.insert(key, values::decode_known(&value)?);
+    }
+    for entry in items.prefix(keys::SHARDS) {
+        let (item, value) = entry.into_inner().map_err(storage_error)?;
+        let shard = keys::parse_shard(&item).ok_or_else(|| unreadable_key(&item))?;
+        state.held.push((shard, values::decode_shards(&value)?));
+    }
+    Ok(state)
+}
+
+/// Takes the write-ahead files in, in order. Returns them, and the number of the next one.
+///
+/// What was folded before its file was removed is found by its version, and changes nothing.
+fn replay(dir: &Path, state: &mut State) -> Result<(Vec<PathBuf>, u64), StoreError> {
+    let files = wal::list(dir)?;
+    let next = files.last().map_or(1, |(number, _)| number + 1);
+    let last = files.len().saturating_sub(1);
+    for (index, (_, path)) in files.iter().enumerate() {
+        wal::replay(path, index == last, |entry| match entry {
+            Entry::Update(update) if state.is_newer(&update) => state.apply(update),
+            Entry::Update(_) => {}
+            Entry::Hold(shard, shards) => state.hold(shard, shards),
+        })?;
+    }
+    Ok((files.into_iter().map(|(_, path)| path).filter(|path| path.exists()).collect(), next))
+}
+
 fn closed() -> StoreError {
     StoreError::Unavailable("the hot store is closed".to_owned())
 }
 
 fn unreadable_key(item: &[u8]) -> StoreError {
-    StoreError::Corrupt(format!(
-        "the hot store holds the key {:?}, which cannot be read",
-        item.escape_ascii().to_string()
-    ))
+    StoreError::Corrupt(format!("the hot store holds the key \"{}\", which cannot be read", item.escape_ascii()))
 }
 
 fn storage_error(error: fjall::Error) -> StoreError {
     match error {
-        fjall::Error::Io(source) => StoreError::io("reading the hot store", source),
-        other => StoreError::Corrupt(format!("the hot store cannot be read: {other}")),
+        fjall::Error::Io(source) => StoreError::io("working on the hot store", source),
+        other => StoreError::Corrupt(format!("the hot store's database does not work: {other}; {}", values::ADVICE)),
     }
 }
 
@@ -137,9 +191,7 @@ fn open_error(dir: &Path, error: fjall::Error) -> StoreError {
     match error {
         fjall::Error::Locked => StoreError::Unavailable(format!("{dir} is open in another process")),
         fjall::Error::Io(source) => StoreError::io(format!("opening {dir}"), source),
-        other => StoreError::Corrupt(format!(
-            "{dir} cannot be opened ({other}); move it away, aggregation fills an empty one from its state"
-        )),
+        other => StoreError::Corrupt(format!("{dir} cannot be opened ({other}); {}", values::ADVICE)),
     }
 }
 
@@ -160,8 +212,8 @@ impl HotStore for FjallHotStore {
     }
 
     async fn keys(&self, _authority: &SystemAuthority) -> Result<Vec<(Key, KeyMeta)>, StoreError> {
-        let all = |known: &KnownKeys| known.iter().map(|(key, known)| (key.clone(), known.meta.clone())).collect();
-        Ok(self.reader.shared.with_known(all))
+        let state = self.reader.shared.read();
+        Ok(state.known.iter().map(|(key, known)| (key.clone(), known.meta.clone())).collect())
     }
 
     async fn currents(
@@ -170,12 +222,7 @@ impl HotStore for FjallHotStore {
         metrics: &[MetricName],
     ) -> Result<Vec<Option<CurrentValue>>, StoreError> {
         let (tenant, metrics) = (tenant.id().clone(), metrics.to_vec());
-        self.read(move |reader| {
-            let keys = reader.keys_of(&tenant);
-            let snapshot = reader.db.snapshot();
-            metrics.iter().map(|metric| reader.current(&snapshot, &keys, metric)).collect()
-        })
-        .await
+        self.read(move |reader| reader.currents(&tenant, &metrics)).await
     }
 
     async fn list(
@@ -198,95 +245,6 @@ impl HotStore for FjallHotStore {
     }
 
     async fn held_shards(&self, _authority: &SystemAuthority) -> Result<Vec<(ShardId, u32)>, StoreError> {
-        Ok(self.reader.shared.held())
+        Ok(self.reader.shared.read().held.clone())
     }
-}
-
-/// Reads of one snapshot.
-#[derive(Clone)]
-struct Reader {
-    db: Database,
-    items: Keyspace,
-    shared: Arc<Shared>,
-}
-
-impl Reader {
-    /// The tenant's keys: one, unless it has buckets.
-    fn keys_of(&self, tenant: &TenantId) -> Vec<Key> {
-        let key = |bucket| Key { tenant: tenant.clone(), bucket };
-        self.shared.with_known(|known| known.range(key(0)..=key(u32::MAX)).map(|(key, _)| key.clone()).collect())
-    }
-
-    /// A metric's current value. Where the tenant's number of buckets has changed, several keys hold a part of it.
-    fn current(
-        &self,
-        snapshot: &Snapshot,
-        keys: &[Key],
-        metric: &MetricName,
-    ) -> Result<Option<CurrentValue>, StoreError> {
-        let mut found: Option<CurrentValue> = None;
-        for key in keys {
-            let item = keys::current(key, metric.as_str());
-            let Some(value) = snapshot.get(&self.items, item).map_err(storage_error)? else { continue };
-            let part = values::decode_current(&value)?;
-            if part.metric != *metric {
-                continue; // Another name with the same hash.
-            }
-            found = Some(match found {
-                None => part,
-                Some(other) => merge_parts(other, part),
-            });
-        }
-        Ok(found)
-    }
-
-    fn list(
-        &self,
-        tenant: &TenantId,
-        after: Option<&MetricName>,
-        limit: usize,
-    ) -> Result<Vec<CurrentValue>, StoreError> {
-        let keys = self.keys_of(tenant);
-        let snapshot = self.db.snapshot();
-        let range = keys::names_after(tenant, after.map(MetricName::as_str))..keys::names_end(tenant);
-        let mut listed = Vec::new();
-        for entry in snapshot.range(&self.items, range) {
-            if listed.len() == limit {
-                break;
-            }
-            let item = entry.key().map_err(storage_error)?;
-            let metric = keys::parse_name(&item).and_then(|name| MetricName::parse(name).ok());
-            let metric = metric.ok_or_else(|| unreadable_key(&item))?;
-            listed.extend(self.current(&snapshot, &keys, &metric)?);
-        }
-        Ok(listed)
-    }
-
-    fn live(&self, tenant: &TenantId) -> Result<Vec<(Key, LiveSnapshot)>, StoreError> {
-        let keys = self.keys_of(tenant);
-        let snapshot = self.db.snapshot();
-        let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let meta = snapshot.get(&self.items, keys::meta(&key)).map_err(storage_error)?;
-            let meta = meta.ok_or_else(|| StoreError::Corrupt(format!("the hot store lost the state of {key}")))?;
-            let known = values::decode_known(&meta)?;
-            let mut windows = Vec::new();
-            for entry in snapshot.range(&self.items, keys::windows_from(&key, 0)..keys::windows_end(&key)) {
-                let window = values::decode_window(&entry.value().map_err(storage_error)?)?;
-                if window.end_ns > known.meta.boundary_ns {
-                    windows.push(window);
-                }
-            }
-            found.push((key, LiveSnapshot { meta: known.meta, windows, complete: known.complete }));
-        }
-        Ok(found)
-    }
-}
-
-/// Joins two keys' parts of a series: counts add up, the later value stays.
-fn merge_parts(a: CurrentValue, b: CurrentValue) -> CurrentValue {
-    let event_count = a.event_count + b.event_count;
-    let updated_at_ns = a.updated_at_ns.max(b.updated_at_ns);
-    let later = if b.last_time_ns >= a.last_time_ns { b } else { a };
-    CurrentValue { event_count, updated_at_ns, ..later }
 }

@@ -1,18 +1,20 @@
 //! The hot store passes the conformance suite, and an acknowledged update outlives kill -9.
 #![allow(clippy::disallowed_methods, reason = "tests compose their own process")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use proptest::prelude::*;
 use tidegauge_core::conformance::hot::{self, Backend};
 use tidegauge_core::hot::{CurrentValue, HotStore, HotVersion, KeyMeta, KeyUpdate, LiveWindow, StoreError, WindowRow};
 use tidegauge_core::ids::{Key, MetricName};
 use tidegauge_core::scope::SystemAuthority;
 use tidegauge_core::time::MINUTE_NS;
-use tidegauge_embedded::hot_store::FjallHotStore;
+use tidegauge_embedded::hot_store::{FjallHotStore, HotStoreOptions};
 
 const START: i64 = 1_772_434_800_000_000_000;
 
@@ -20,7 +22,11 @@ const START: i64 = 1_772_434_800_000_000_000;
 struct Embedded {
     folder: tempfile::TempDir,
     made: std::sync::Mutex<u32>,
+    options: HotStoreOptions,
 }
+
+/// Folds after nearly every commit, so that every read goes through layers and database.
+const FOLDING: HotStoreOptions = HotStoreOptions { fold_rows: 2, fold_bytes: u64::MAX };
 
 impl Embedded {
     fn dir(&self) -> std::path::PathBuf {
@@ -32,20 +38,22 @@ impl Embedded {
 impl Backend for Embedded {
     async fn empty(&self) -> Arc<dyn HotStore> {
         *self.made.lock().expect("lock") += 1;
-        Arc::new(FjallHotStore::open(&self.dir()).expect("opens"))
+        Arc::new(FjallHotStore::open_with(&self.dir(), self.options).expect("opens"))
     }
 
     async fn reopen(&self, store: Arc<dyn HotStore>) -> Arc<dyn HotStore> {
         assert_eq!(Arc::strong_count(&store), 1);
         drop(store);
-        Arc::new(FjallHotStore::open(&self.dir()).expect("opens again"))
+        Arc::new(FjallHotStore::open_with(&self.dir(), self.options).expect("opens again"))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance() {
-    let folder = tempfile::tempdir().expect("folder");
-    hot::all(&Embedded { folder, made: std::sync::Mutex::new(0) }).await;
+    for options in [HotStoreOptions::default(), FOLDING] {
+        let folder = tempfile::tempdir().expect("folder");
+        hot::all(&Embedded { folder, made: std::sync::Mutex::new(0), options }).await;
+    }
 }
 
 /// A second process is told that the store is in use, not given a broken one.
@@ -98,7 +106,7 @@ const CHILD: &str = "TIDEGAUGE_TEST_HOT_STORE_DIR";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child_applies_until_it_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
-    let store = FjallHotStore::open(Path::new(&dir)).expect("opens");
+    let store = FjallHotStore::open_with(Path::new(&dir), HotStoreOptions { fold_rows: 50, ..FOLDING }).expect("opens");
     let first = store.keys(&authority()).await.expect("keys").iter().map(|(_, m)| m.version.ordinal).max().unwrap_or(0);
     for round in first + 1.. {
         let updates = (0..KEYS).map(|key| update(key, round)).collect();
@@ -112,7 +120,7 @@ async fn child_applies_until_it_is_killed() {
 async fn kill_9_loses_no_acknowledged_update() {
     let folder = tempfile::tempdir().expect("folder");
     let mut last = 0;
-    for rounds in [1, 40, 3, 150] {
+    for rounds in [1, 40, 3, 150, 17, 80] {
         let mut child = Command::new(std::env::current_exe().expect("own path"))
             .args(["child_applies_until_it_is_killed", "--exact", "--nocapture"])
             .env(CHILD, folder.path())
@@ -138,5 +146,109 @@ async fn kill_9_loses_no_acknowledged_update() {
             let current = store.list(&tenant, None, 10).await.expect("list");
             assert_eq!(current.iter().map(|c| c.event_count).collect::<Vec<_>>(), [round]);
         }
+    }
+}
+
+/// A step of a random history over a few keys, metrics and minutes.
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Vec<Change>),
+    Reopen,
+}
+
+/// Key, boundary, whether windows are replaced, metrics of values, (minute, metric) of windows.
+type Change = (u8, i64, bool, Vec<u8>, Vec<(i64, u8)>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let values = proptest::collection::vec(0_u8..6, 0..4);
+    let windows = proptest::collection::vec((0_i64..12, 0_u8..4), 0..6);
+    let change = (0_u8..3, 0_i64..10, proptest::bool::weighted(0.2), values, windows);
+    let apply = proptest::collection::vec(change, 1..4).prop_map(Step::Apply);
+    proptest::collection::vec(prop_oneof![12 => apply, 1 => Just(Step::Reopen)], 1..60)
+}
+
+/// What a key should hold.
+#[derive(Default)]
+struct Model {
+    complete: bool,
+    boundary: i64,
+    ordinal: u64,
+    currents: BTreeMap<String, u64>,
+    windows: BTreeMap<(i64, String), u64>,
+}
+
+fn metric(number: u8) -> MetricName {
+    MetricName::parse(&format!("m{number}")).expect("valid")
+}
+
+async fn expect_equal(store: &FjallHotStore, models: &BTreeMap<String, Model>) {
+    for (text, model) in models {
+        let tenant = authority().tenant(&Key::parse(text).expect("valid").tenant);
+        let (_, live) = store.live(&tenant).await.expect("live").remove(0);
+        assert_eq!((live.meta.version.ordinal, live.complete), (model.ordinal, model.complete), "{text}");
+        let row = |w: LiveWindow| (((w.start_ns - START) / MINUTE_NS, w.metric.to_string()), w.row.count);
+        let windows: BTreeMap<_, _> = live.windows.into_iter().map(row).collect();
+        assert_eq!(windows, model.windows, "{text}");
+        let listed = store.list(&tenant, None, 100).await.expect("list");
+        let listed: Vec<(String, u64)> = listed.into_iter().map(|c| (c.metric.to_string(), c.event_count)).collect();
+        assert_eq!(listed, model.currents.clone().into_iter().collect::<Vec<_>>(), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is applied, folded and reopened, every key holds what a map would.
+    #[test]
+    fn a_history_equals_a_map(steps in steps(), fold_rows in 1_usize..20) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("runtime");
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().expect("folder");
+            let options = HotStoreOptions { fold_rows, fold_bytes: u64::MAX };
+            let mut store = FjallHotStore::open_with(folder.path(), options).expect("opens");
+            let mut models: BTreeMap<String, Model> = BTreeMap::new();
+            let mut ordinal = 0;
+            for step in &steps {
+                let Step::Apply(changes) = step else {
+                    drop(store);
+                    store = FjallHotStore::open_with(folder.path(), options).expect("opens again");
+                    expect_equal(&store, &models).await;
+                    continue;
+                };
+                let mut updates = Vec::new();
+                for (key, boundary, replaces, values, windows) in changes {
+                    ordinal += 1;
+                    let text = format!("tenant-{key}");
+                    let model = models.entry(text).or_default();
+                    model.boundary = model.boundary.max(*boundary);
+                    model.ordinal = ordinal;
+                    model.complete |= replaces;
+                    if *replaces {
+                        model.windows.clear();
+                    }
+                    let mut update = update(u32::from(*key), ordinal);
+                    update.replaces_windows = *replaces;
+                    update.meta.boundary_ns = START + model.boundary * MINUTE_NS;
+                    let (current, window) = (update.currents[0].clone(), update.windows[0].clone());
+                    update.currents = values.iter().map(|m| CurrentValue { metric: metric(*m), ..current.clone() }).collect();
+                    update.windows = windows
+                        .iter()
+                        .map(|(minute, m)| LiveWindow {
+                            start_ns: START + minute * MINUTE_NS,
+                            end_ns: START + (minute + 1) * MINUTE_NS,
+                            metric: metric(*m),
+                            ..window.clone()
+                        })
+                        .collect();
+                    model.currents.extend(values.iter().map(|m| (metric(*m).to_string(), ordinal)));
+                    model.windows.extend(windows.iter().map(|(minute, m)| ((*minute, metric(*m).to_string()), ordinal)));
+                    let open = model.boundary;
+                    model.windows.retain(|(minute, _), _| minute + 1 > open);
+                    updates.push(update);
+                }
+                store.apply(&authority(), updates).await.expect("apply");
+                expect_equal(&store, &models).await;
+            }
+        });
     }
 }

@@ -7,6 +7,9 @@ use tidegauge_core::ids::MetricName;
 /// Version of all layouts in this file.
 const VERSION: u8 = 1;
 
+/// What to do about damage.
+pub(super) const ADVICE: &str = "move the directory away, aggregation fills an empty one from its state";
+
 /// What is stored of a key besides its values.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Known {
@@ -16,9 +19,8 @@ pub(super) struct Known {
 }
 
 /// version, ordinal, push, generation, boundary, watermark, counted, pending, index version, complete.
-pub(super) fn encode_known(known: &Known) -> Vec<u8> {
+pub(super) fn encode_known(known: &Known, bytes: &mut Vec<u8>) {
     let KeyMeta { version, boundary_ns, watermark_ns, counted, pending, index_version } = &known.meta;
-    let mut bytes = Vec::with_capacity(66);
     bytes.push(VERSION);
     for number in [version.generation, version.ordinal, version.push] {
         bytes.extend(number.to_le_bytes());
@@ -30,27 +32,21 @@ pub(super) fn encode_known(known: &Known) -> Vec<u8> {
         bytes.extend(number.to_le_bytes());
     }
     bytes.push(u8::from(known.complete));
-    bytes
 }
 
 /// last value, last time, updated at, count, name.
-pub(super) fn encode_current(current: &CurrentValue) -> Vec<u8> {
-    let name = current.metric.as_str().as_bytes();
-    let mut bytes = Vec::with_capacity(33 + name.len());
+pub(super) fn encode_current(current: &CurrentValue, bytes: &mut Vec<u8>) {
     bytes.push(VERSION);
     bytes.extend(current.last_value.to_le_bytes());
     bytes.extend(current.last_time_ns.to_le_bytes());
     bytes.extend(current.updated_at_ns.to_le_bytes());
     bytes.extend(current.event_count.to_le_bytes());
-    bytes.extend(name);
-    bytes
+    bytes.extend(current.metric.as_str().as_bytes());
 }
 
 /// end, start, count, sum, min, max, last, last time, late, name.
-pub(super) fn encode_window(window: &LiveWindow) -> Vec<u8> {
+pub(super) fn encode_window(window: &LiveWindow, bytes: &mut Vec<u8>) {
     let WindowRow { count, sum, min, max, last, last_time_ns, late } = window.row;
-    let name = window.metric.as_str().as_bytes();
-    let mut bytes = Vec::with_capacity(73 + name.len());
     bytes.push(VERSION);
     bytes.extend(window.end_ns.to_le_bytes());
     bytes.extend(window.start_ns.to_le_bytes());
@@ -60,8 +56,7 @@ pub(super) fn encode_window(window: &LiveWindow) -> Vec<u8> {
     }
     bytes.extend(last_time_ns.to_le_bytes());
     bytes.extend(late.to_le_bytes());
-    bytes.extend(name);
-    bytes
+    bytes.extend(window.metric.as_str().as_bytes());
 }
 
 pub(super) fn encode_shards(shards: u32) -> Vec<u8> {
@@ -71,13 +66,13 @@ pub(super) fn encode_shards(shards: u32) -> Vec<u8> {
 }
 
 /// Reads numbers from the front of a value.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8], what: &'static str) -> Result<Self, StoreError> {
+    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Result<Self, StoreError> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => Ok(Self { rest, what }),
             Some((other, _)) => Err(StoreError::Corrupt(format!(
@@ -87,14 +82,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn damaged(&self) -> StoreError {
+    pub(super) fn damaged(&self) -> StoreError {
         StoreError::Corrupt(format!("a stored {} cannot be read", self.what))
     }
 
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.damaged())?;
         self.rest = rest;
         Ok(*head)
+    }
+
+    /// The next so many bytes.
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], StoreError> {
+        let (head, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.damaged())?;
+        self.rest = rest;
+        Ok(head)
+    }
+
+    /// What was not read.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     fn u64(&mut self) -> Result<u64, StoreError> {
@@ -196,7 +203,8 @@ mod tests {
             },
             complete: true,
         };
-        let bytes = encode_known(&known);
+        let mut bytes = Vec::new();
+        encode_known(&known, &mut bytes);
         assert_eq!(decode_known(&bytes).expect("reads"), known);
         let current = CurrentValue {
             metric: MetricName::parse("m").expect("valid"),
@@ -205,8 +213,11 @@ mod tests {
             updated_at_ns: 3,
             event_count: 4,
         };
-        assert_eq!(decode_current(&encode_current(&current)).expect("reads"), current);
-        let stored = encode_window(&window());
+        let mut stored = Vec::new();
+        encode_current(&current, &mut stored);
+        assert_eq!(decode_current(&stored).expect("reads"), current);
+        stored.clear();
+        encode_window(&window(), &mut stored);
         assert_eq!(decode_window(&stored).expect("reads"), window());
         assert_eq!(window_end_ns(&stored).expect("reads"), 120);
         for cut in 0..bytes.len() {
@@ -221,7 +232,8 @@ mod tests {
     /// Golden: stored values must not change.
     #[test]
     fn the_layout_stays() {
-        let bytes = encode_window(&window());
+        let mut bytes = Vec::new();
+        encode_window(&window(), &mut bytes);
         assert_eq!(bytes.len(), 73 + "Größe#%".len());
         assert_eq!(bytes[..18], [1, 120, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, 3]);
     }
