@@ -43,6 +43,8 @@ use time_format::TimeFormat;
 
 /// Steps between the reader and the lanes.
 const STEPS_WAITING: usize = 8;
+/// Tenants named in a summary.
+const TENANTS_SHOWN_MAX: usize = 5;
 /// Reports between the lanes and the ledger.
 const REPORTS_WAITING: usize = 1_024;
 
@@ -249,7 +251,16 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
 
 fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
-    let refused: Vec<String> = ledger.refused_tenants.keys().map(ToString::to_string).collect();
+    let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
+    let refused = match &refused[..] {
+        [] => None,
+        [names @ ..] if names.len() <= TENANTS_SHOWN_MAX => Some(names.join(", ")),
+        names => Some(format!(
+            "{} and {} more tenants",
+            names[..TENANTS_SHOWN_MAX].join(", "),
+            names.len() - TENANTS_SHOWN_MAX
+        )),
+    };
     let progress = ledger.close()?;
     progress.finish();
     let rate = short(progress.events_per_second());
@@ -261,9 +272,9 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     if rejected > 0 {
         parts.push(format!("{} refused", counted(rejected, "event")));
     }
-    if !refused.is_empty() {
-        parts.push(format!("{} of {} not sent", counted(unsent, "event"), refused.join(", ")));
+    if let Some(tenants) = &refused {
+        parts.push(format!("{} of {tenants} not sent", counted(unsent, "event")));
     }
     eprintln!("{}: {}", file.display(), parts.join(", "));
-    Ok(rejected == 0 && unreadable == 0 && refused.is_empty())
+    Ok(rejected == 0 && unreadable == 0 && refused.is_none())
 }

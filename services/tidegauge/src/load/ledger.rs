@@ -161,7 +161,11 @@ impl Ledger {
                 Report::Segment(resume) => self.segments.push_back(resume),
                 Report::Passed { line_bytes } => self.progress.done(line_bytes, 0),
                 Report::Refused { tenant, reason } => {
-                    self.progress.say(&format!("tenant {tenant}: {reason}"));
+                    match self.refused_tenants.len() as u64 {
+                        0..SHOWN_MAX => self.progress.say(&format!("tenant {tenant}: {reason}")),
+                        SHOWN_MAX => self.progress.say("further tenants are counted, not shown"),
+                        _ => {}
+                    }
                     self.refused_tenants.entry(tenant).or_insert(reason);
                 }
                 Report::Broken(error) => {
@@ -252,5 +256,118 @@ impl Ledger {
             self.state.remove()?;
         }
         Ok(self.progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tidegauge_core::clock::ManualClock;
+
+    use super::super::identity::Identity;
+    use super::super::progress::ProgressMode;
+    use super::super::reader::Format;
+    use super::super::state::Header;
+    use super::*;
+
+    /// A file of four lines, the second and fourth without an event.
+    const TEXT: &[u8] = b"one\nbad\nthree\nworse\n";
+
+    struct Bench {
+        folder: TempDir,
+        header: Header,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let source = folder.path().join("source");
+            std::fs::write(&source, TEXT).unwrap();
+            let format = Format::Ndjson { tenant: None };
+            let header = Header::new(&Identity::of(&source, &format).unwrap(), &format, "http://a");
+            Self { folder, header }
+        }
+
+        fn open(&self) -> (Ledger, Done) {
+            let state_path = self.folder.path().join("state");
+            let (state, done) = match StateFile::read(&state_path, &self.header).unwrap() {
+                Some((_, done)) => (StateFile::append_to(&state_path).unwrap(), done),
+                None => (StateFile::create(&state_path, &self.header).unwrap(), Done::default()),
+            };
+            let rejects = RejectsFile::open(&self.folder.path().join("rejects"), done.rejects.bytes).unwrap();
+            let clock = Arc::new(ManualClock::at(0));
+            let progress = Progress::new(ProgressMode::None, TEXT.len() as u64, done.resume.offset, clock);
+            let source = File::open(self.folder.path().join("source")).unwrap();
+            (Ledger::new(source, state, Some(rejects), done.clone(), progress), done)
+        }
+
+        fn rejects(&self) -> Vec<u8> {
+            std::fs::read(self.folder.path().join("rejects")).unwrap()
+        }
+    }
+
+    fn durable(tenant: &str, sequence: u64, rejected: Vec<(Place, String)>) -> Report {
+        Report::Durable { tenant: tenant.into(), sequence, accepted: 1, rejected, line_bytes: 4 }
+    }
+
+    const BAD: Place = Place { line: 2, offset: 4, bytes: 3 };
+    const THREE: Place = Place { line: 3, offset: 8, bytes: 5 };
+    const WORSE: Place = Place { line: 4, offset: 14, bytes: 5 };
+
+    fn bad(place: Place) -> Report {
+        Report::Bad { place, reason: "no event".to_owned() }
+    }
+
+    fn segment(chunks: &[(&str, u64)]) -> Report {
+        let chunks = chunks.iter().map(|(tenant, count)| ((*tenant).to_owned(), *count)).collect();
+        Report::Segment(Resume { offset: 20, line: 4, chunks })
+    }
+
+    /// However a load is cut off, every refused line stands among the rejects once: what was written after the last
+    /// state is cut off, what was written before it is not written again.
+    #[test]
+    fn rejects_are_written_once() {
+        let bench = Bench::new();
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![bad(BAD), durable("a", 1, vec![(THREE, "refused".to_owned())])]).unwrap();
+        assert_eq!(bench.rejects(), b"bad\nthree\n");
+        // A crash: a further line had reached the file, but no state.
+        drop(ledger);
+        std::fs::write(bench.folder.path().join("rejects"), b"bad\nthree\nwor").unwrap();
+
+        let (mut ledger, done) = bench.open();
+        assert_eq!((done.accepted, done.rejected, done.sequences["a"]), (1, 1, 1));
+        ledger.take(vec![bad(BAD), bad(WORSE)]).unwrap();
+        assert_eq!(bench.rejects(), b"bad\nthree\nworse\n");
+        assert_eq!((ledger.unreadable.lines, ledger.rejected), (2, 1));
+        ledger.close().unwrap();
+        assert!(!bench.folder.path().join("state").exists(), "a finished load leaves nothing to resume");
+    }
+
+    /// A later run starts after a segment only when every chunk in it is durable; a refused tenant holds that up, and its
+    /// state stays.
+    #[test]
+    fn a_segment_is_done_when_all_of_it_is_durable() {
+        let bench = Bench::new();
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![segment(&[("a", 1), ("b", 1)]), durable("a", 1, Vec::new())]).unwrap();
+        assert_eq!(bench.open().1.resume, Resume::default());
+        let (tenant, reason) = (Arc::from("b"), "not yours".to_owned());
+        ledger.take(vec![Report::Refused { tenant, reason }, Report::Passed { line_bytes: 4 }]).unwrap();
+        ledger.close().unwrap();
+        let (mut ledger, done) = bench.open();
+        assert_eq!((done.resume.offset, done.sequences.len()), (0, 1));
+        ledger.take(vec![segment(&[("a", 1), ("b", 1)]), durable("b", 1, Vec::new())]).unwrap();
+        assert_eq!(bench.open().1.resume.offset, 20);
+    }
+
+    /// A failure of the load is returned, after what is durable has been written down.
+    #[test]
+    fn a_failure_ends_the_load_and_loses_nothing() {
+        let bench = Bench::new();
+        let (mut ledger, _) = bench.open();
+        let reports = vec![Report::Broken(ClientError::Closed(None)), durable("a", 1, Vec::new())];
+        assert!(ledger.take(reports).is_err());
+        assert_eq!(bench.open().1.sequences["a"], 1);
     }
 }

@@ -189,7 +189,8 @@ impl LaneTask {
                 self.broken = true;
                 self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&self.tenant));
                 let report = if concerns_the_tenant(&error) {
-                    Report::Refused { tenant: Arc::clone(&self.tenant), reason: error.to_string() }
+                    let reason = error.server().map_or_else(|| error.to_string(), ToString::to_string);
+                    Report::Refused { tenant: Arc::clone(&self.tenant), reason }
                 } else {
                     Report::Broken(error)
                 };
