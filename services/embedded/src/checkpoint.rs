@@ -94,6 +94,16 @@ impl FileCheckpointStore {
         Ok(Self { dir: dir.to_owned(), files, compaction, shards: Mutex::default(), closing })
     }
 
+    /// Where the checkpoints of shards `0..shards` stand on the log, without acquiring anything: the log must not end
+    /// before.
+    ///
+    /// # Errors
+    /// As `acquire`, for a manifest that is damaged or cannot be read.
+    pub fn known_positions(&self, shards: u32) -> Result<Vec<(ShardId, Position)>, StoreError> {
+        let known = |id| Ok((id, self.cell(id).lock().position()?));
+        (0..shards).map(ShardId).map(known).collect()
+    }
+
     fn cell(&self, id: ShardId) -> Arc<ShardCell> {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let cell = shards.entry(id).or_insert_with(|| {

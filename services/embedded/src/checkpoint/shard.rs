@@ -71,6 +71,11 @@ impl Shard {
         Ok(Acquired { lease, progress, entries })
     }
 
+    /// Where the checkpoint on disk stands on the log.
+    pub(super) fn position(&self) -> Result<Position, StoreError> {
+        Ok(self.load()?.progress.position)
+    }
+
     /// Persists an epoch.
     pub(super) fn prepare(
         &mut self,
@@ -278,10 +283,10 @@ impl Shard {
 
     /// Removes a file that nothing names. One that stays is removed by the next `acquire`.
     fn remove(&self, name: &str) {
-        if let Err(error) = self.files.remove(&self.dir.join(name)) {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(shard = %self.id, name, %error, "a file that is not needed any more stays");
-            }
+        if let Err(error) = self.files.remove(&self.dir.join(name))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(shard = %self.id, name, %error, "a file that is not needed any more stays");
         }
     }
 
