@@ -51,13 +51,14 @@ pub(crate) struct Running {
     aggregation: AggregationHandle,
     hot: HotMetricHandle,
     query: QueryHandle,
+    log: Arc<EmbeddedLog>,
     /// Dropped last: nothing may use the parts any more.
     _locks: Vec<PartLock>,
 }
 
 /// The backends of the embedded profile.
 struct Stores {
-    log: Arc<dyn EventLog>,
+    log: Arc<EmbeddedLog>,
     hot: Arc<dyn HotStore>,
     checkpoints: Arc<dyn CheckpointStore>,
     lake: Arc<dyn LakeStore>,
@@ -93,7 +94,8 @@ impl Running {
         let builder = ServerBuilder::new(options, Arc::new(authenticator), Arc::clone(&clock));
         let internal = builder.internal();
 
-        let ingest = Ingest::start(ingest_options(settings), Arc::clone(&stores.log), Arc::clone(&clock));
+        let event_log: Arc<dyn EventLog> = Arc::<EmbeddedLog>::clone(&stores.log);
+        let ingest = Ingest::start(ingest_options(settings), Arc::clone(&event_log), Arc::clone(&clock));
         let hot =
             HotMetric::start(HotMetricOptions::default(), stores.hot, Arc::clone(&clock), authority("hot-metric"));
         let query = HistoricalQuery::start(
@@ -104,7 +106,7 @@ impl Running {
             authority("historical-query"),
             sealing_key(&root.auth())?,
         );
-        let backends = Backends { log: stores.log, checkpoints: stores.checkpoints, lake: stores.lake };
+        let backends = Backends { log: event_log, checkpoints: stores.checkpoints, lake: stores.lake };
         let aggregation = Aggregation::start(
             aggregation_options(settings)?,
             backends,
@@ -118,8 +120,8 @@ impl Running {
         let builder = mounts.into_iter().flatten().fold(builder, ServerBuilder::mount);
         let server = builder.serve(listeners.grpc).map_err(|e| Failure::new(e.to_string()))?;
         http.set_ready(true);
-        let _locks = stores.locks;
-        Ok(Self { grpc, http_address, http, server, internal, ingest, aggregation, hot, query, _locks })
+        let (log, _locks) = (stores.log, stores.locks);
+        Ok(Self { grpc, http_address, http, server, internal, ingest, aggregation, hot, query, log, _locks })
     }
 
     /// Address of gRPC.
@@ -140,7 +142,7 @@ impl Running {
     /// Stops taking work, finishes what is in flight, writes the last checkpoint. Whether all of it ended within the time;
     /// what did not is repeated from the log at the next start.
     pub(crate) async fn drain(self, within: Duration) -> bool {
-        let Self { http, server, internal, ingest, aggregation, hot, query, .. } = self;
+        let Self { http, server, internal, ingest, aggregation, hot, query, log, _locks, .. } = self;
         // Load balancers look away first.
         http.set_ready(false);
         let steps = async {
@@ -150,6 +152,7 @@ impl Running {
             aggregation.drain().await;
             tokio::join!(hot.drain(), query.drain());
             internal.close();
+            log.close().await;
         };
         let complete = tokio::time::timeout(within, steps).await.is_ok();
         if !complete {
@@ -220,6 +223,8 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
         queue_bytes: bytes(settings.log.queue_bytes.0),
         retention: settings.log.retention.0,
         reserve: DiskReserve { percent: settings.log.reserve_percent, bytes: settings.log.reserve_bytes.0 },
+        // A log that is shorter than what was checkpointed has lost records: then the start is refused.
+        known: checkpoints.known_positions(settings.log.shards).map_err(|e| failed(&e))?,
         ..LogOptions::new(root.path(Part::Log))
     };
     let log = EmbeddedLog::open(options, Arc::new(DiskFiles), clock).map_err(|e| failed(&e))?;
