@@ -1,7 +1,7 @@
 //! Backends in memory, with a fuse: from a chosen operation on, everything fails, as if the process had died.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -207,11 +207,13 @@ impl PinnedObject for Pinned {
 pub(super) struct MemoryLog {
     records: Mutex<Vec<NewRecord>>,
     length: watch::Sender<usize>,
+    /// Every read takes a beat of the world's time.
+    pub(super) slow: AtomicBool,
 }
 
 impl Default for MemoryLog {
     fn default() -> Self {
-        Self { records: Mutex::default(), length: watch::Sender::new(0) }
+        Self { records: Mutex::default(), length: watch::Sender::new(0), slow: AtomicBool::new(false) }
     }
 }
 
@@ -241,6 +243,11 @@ impl EventLog for MemoryLog {
         wait: Duration,
     ) -> Result<ReadBatch, StoreError> {
         let from = if from.is_start() { 0 } else { u64::from_be_bytes(from.0.as_ref().try_into().unwrap()) as usize };
+        if self.slow.load(Ordering::SeqCst) {
+            let mut beats = tokio::time::interval(Duration::from_millis(1));
+            beats.tick().await;
+            beats.tick().await;
+        }
         let mut length = self.length.subscribe();
         let _ = tokio::time::timeout(wait, length.wait_for(|length| *length > from)).await;
         let log = self.records.lock().unwrap();

@@ -97,7 +97,9 @@ impl World {
             let near = [(0, now, 1.0), (1, now - SECOND_NS, 2.0), (0, now - MINUTE_NS, 3.0)];
             let mut live = batch(&key, Mode::Live, now, &near);
             live.request = request(1, false, 2 * round + 1, u128::from(round));
-            let old = [(2, now - 20 * MINUTE_NS, 4.0), (0, now - 70 * MINUTE_NS, 5.0), (1, now + 30 * MINUTE_NS, 6.0)];
+            let minutes = |minutes: i64| now + minutes * MINUTE_NS;
+            // Before the birth of the key, long before it, in the future; and late, but after the birth.
+            let old = [(2, minutes(-20), 4.0), (0, minutes(-70), 5.0), (1, minutes(30), 6.0), (0, minutes(-5), 9.0)];
             let mut late = batch(&key, Mode::Live, now, &old);
             late.request = request(1, false, 2 * round + 2, 0);
             let history = batch(&key, Mode::Backfill, now, &[(0, now - 90 * MINUTE_NS, 7.0), (3, now, 8.0)]);
@@ -262,6 +264,35 @@ async fn a_series_of_deaths_under_load() {
     world.compare();
     last.drain().await;
     world.verify().await;
+}
+
+/// What readers have seen counted is not made to wait again by a cut while the records are replayed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_takes_nothing_back() {
+    let mut world = World::new();
+    let never = Duration::from_secs(1 << 24);
+    let lazy = AggregationOptions { checkpoint_interval: never, publish_interval: never, ..options() };
+    let (first, _) = world.start(Fuse::never(), lazy);
+    for round in 0..30 {
+        world.send(round).await;
+        world.clock.advance(MINUTE_NS);
+    }
+    let all = world.oracle.keys.values().flat_map(|key| key.ledger.last()).map(|(ordinal, _)| *ordinal).max().unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(30), async {
+        while world.hot.held.lock().unwrap().values().all(|held| held.version.ordinal < all) {
+            tokio::task::yield_now().await;
+        }
+    });
+    heard.await.unwrap();
+    world.read();
+    drop(first);
+    // Record by record, while epochs are due all the time and do not wait for hot-metric.
+    world.log.slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    let hasty = AggregationOptions { read_bytes: 1, hot_wait_max: Duration::from_millis(1), ..options() };
+    let (second, _) = world.start(Fuse::never(), hasty);
+    world.rest(&second).await;
+    world.compare();
+    second.drain().await;
 }
 
 /// One object that cannot be written holds up its own key: the other's boundary moves, the parked rows stay visible as
