@@ -4,6 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backends;
-//mod embedded;
+mod embedded;
 mod hot;
 mod lives;

@@ -44,8 +44,8 @@ impl HotConnector for MemoryHot {
             let mut batches = 0;
             while let Some(request) = requests.next().await {
                 let step = match request.step.unwrap() {
-                    pb::apply_updates_request::Step::Hello(_) => {
-                        pb::apply_updates_response::Step::Versions(versions(&held))
+                    pb::apply_updates_request::Step::Hello(hello) => {
+                        pb::apply_updates_response::Step::Versions(versions(&held, &hello))
                     }
                     pb::apply_updates_request::Step::Batch(batch) => {
                         batches += 1;
@@ -66,13 +66,14 @@ impl HotConnector for MemoryHot {
     }
 }
 
-fn versions(held: &Held) -> pb::ShardVersions {
+fn versions(held: &Held, hello: &pb::ShardHello) -> pb::ShardVersions {
     let held = held.lock().unwrap();
-    let versions = held.iter().map(|(key, held)| pb::KeyVersion {
-        tenant_id: key.tenant.as_str().to_owned(),
-        bucket: key.bucket,
-        version: Some(convert::version_to_proto(held.version)),
-    });
+    let versions =
+        held.iter().filter(|(key, _)| key.shard(hello.shards).0 == hello.shard).map(|(key, held)| pb::KeyVersion {
+            tenant_id: key.tenant.as_str().to_owned(),
+            bucket: key.bucket,
+            version: Some(convert::version_to_proto(held.version)),
+        });
     pb::ShardVersions { versions: versions.collect(), complete: true }
 }
 
