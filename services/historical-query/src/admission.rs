@@ -8,8 +8,6 @@ use std::time::Duration;
 use tidegauge_core::{ErrorKind, ServiceError, TenantScope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::options::QueryOptions;
-
 /// Slots kept before unused ones are removed.
 const SLOTS_KEPT: usize = 1_024;
 
@@ -48,12 +46,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Admission {
-    pub(crate) fn new(options: &QueryOptions) -> Self {
+    /// So many of one tenant and of all at once; so many of one tenant wait.
+    pub(crate) fn new(running_per_tenant: usize, waiting_per_tenant: usize, queries: usize) -> Self {
         Self {
-            running_per_tenant: options.queries_per_tenant.max(1),
-            waiting_per_tenant: options.waiting_per_tenant,
-            queries: options.queries.max(1),
-            all: Arc::new(Semaphore::new(options.queries.max(1))),
+            running_per_tenant: running_per_tenant.max(1),
+            waiting_per_tenant,
+            queries: queries.max(1),
+            all: Arc::new(Semaphore::new(queries.max(1))),
             slots: Mutex::default(),
             draining: AtomicBool::new(false),
         }
@@ -146,9 +145,7 @@ mod tests {
     /// meanwhile.
     #[tokio::test]
     async fn a_tenant_has_its_share_and_no_more() {
-        let options =
-            QueryOptions { queries_per_tenant: 1, waiting_per_tenant: 1, queries: 4, ..QueryOptions::default() };
-        let admission = Admission::new(&options);
+        let admission = Admission::new(1, 1, 4);
         let (a, b) = (scope("a"), scope("b"));
         let running = admission.admit(&a).await.expect("the first runs");
         let mut second = Box::pin(admission.admit(&a));

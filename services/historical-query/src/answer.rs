@@ -33,7 +33,6 @@ pub struct Answer {
     execution: Arc<Execution>,
     running: Running,
     first: Option<RecordBatch>,
-    _permit: Permit,
 }
 
 /// The task that makes the batches.
@@ -45,7 +44,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the plan on the runtime of queries.
+    /// Starts the plan on the runtime of queries. The permit is given back when the plan has ended, not when its reader
+    /// has read: a reader that stops holds up nobody for longer than a query may take.
     pub(crate) fn start(
         runtime: &tokio::runtime::Handle,
         plan: Arc<dyn ExecutionPlan>,
@@ -53,6 +53,7 @@ impl Running {
         execution: Arc<Execution>,
         schema: SchemaRef,
         options: &QueryOptions,
+        permit: Arc<Permit>,
     ) -> Self {
         let (sender, batches) = mpsc::channel(AHEAD);
         let (report, outcome) = oneshot::channel();
@@ -71,7 +72,7 @@ impl Running {
             };
             // First the report, then the end of the batches: the reader asks in this order.
             let _ = report.send(done);
-            drop(sender);
+            drop((sender, permit));
         });
         Self { batches, outcome: Some(outcome), _task: AbortOnDropHandle::new(task) }
     }
@@ -186,9 +187,8 @@ impl Answer {
         execution: Arc<Execution>,
         running: Running,
         first: Option<RecordBatch>,
-        permit: Permit,
     ) -> Self {
-        Self { schema, execution, running, first, _permit: permit }
+        Self { schema, execution, running, first }
     }
 
     /// The schema of every batch.

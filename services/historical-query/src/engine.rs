@@ -14,6 +14,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::admission::{Admission, Permit};
 use crate::answer::{Answer, Running, out_of_time};
+use crate::cache::ByteCache;
 use crate::decide::sql;
 use crate::error::{Abort, of_engine};
 use crate::index::HourIndex;
@@ -25,6 +26,13 @@ use crate::planning::{Abandoned, Planning};
 use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
 use crate::table::{DashboardMetrics, Execution};
+
+/// Texts of one tenant that are described at once.
+const DESCRIBED_PER_TENANT: usize = 2;
+/// Texts of all tenants that are described at once: what the queue of the planning threads takes, with room for queries.
+const DESCRIBED_AT_ONCE: usize = 128;
+/// Bytes of schemas that are kept: a client asks two or three times for each query.
+const DESCRIBED_BYTES: usize = 4 << 20;
 
 /// How a query is to be run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -45,6 +53,10 @@ pub struct QueryEngine {
     index: Arc<HourIndex>,
     memory: Arc<Budget>,
     admission: Admission,
+    /// Descriptions have a queue of their own: they are short, and must not wait for queries that run.
+    describing: Admission,
+    /// Schemas by principal and text.
+    described: ByteCache<(Arc<str>, Arc<str>), SchemaRef>,
     planning: Planning,
     sessions: Arc<Sessions>,
     /// Queries run on threads of their own: a plan may be deep, and ingest must not wait behind a sort.
@@ -95,7 +107,9 @@ impl QueryEngine {
             objects: Arc::new(Objects::new(Arc::clone(&lake), options.cache_bytes, options.pinned_objects)),
             index: Arc::new(HourIndex::new(lake)),
             memory: Arc::new(Budget::new(options.memory_bytes)),
-            admission: Admission::new(&options),
+            admission: Admission::new(options.queries_per_tenant, options.waiting_per_tenant, options.queries),
+            describing: Admission::new(DESCRIBED_PER_TENANT, options.waiting_per_tenant, DESCRIBED_AT_ONCE),
+            described: ByteCache::new(DESCRIBED_BYTES),
             planning: Planning::new(),
             sessions: Arc::new(sessions),
             handle: runtime.handle().clone(),
@@ -110,9 +124,25 @@ impl QueryEngine {
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a text that is no query over the table, and the limits of planning.
-    pub async fn describe(&self, sql: &str) -> Result<SchemaRef, ServiceError> {
+    pub async fn describe(&self, scope: &TenantScope, sql: &str) -> Result<SchemaRef, ServiceError> {
         sql::check_length(sql)?;
-        let sql = sql.to_owned();
+        // By principal: not even the time of an answer tells what others have asked.
+        let known = (Arc::clone(&scope.principal().name), Arc::<str>::from(sql));
+        if let Some(schema) = self.described.get(&known) {
+            return Ok(schema);
+        }
+        let describe = async {
+            let _permit = self.describing.admit(scope).await?;
+            self.plan_schema(Arc::clone(&known.1)).await
+        };
+        let within = self.options.query_time_max;
+        let schema = tokio::time::timeout(within, describe).await.unwrap_or_else(|_| Err(out_of_time(within)))?;
+        let bytes = known.0.len() + sql.len() + 128 * (schema.fields().len() + 2);
+        self.described.insert(known, Arc::clone(&schema), bytes);
+        Ok(schema)
+    }
+
+    async fn plan_schema(&self, sql: Arc<str>) -> Result<SchemaRef, ServiceError> {
         let (sessions, memory, handle) = (Arc::clone(&self.sessions), self.query_memory(), self.handle.clone());
         let now_ns = self.clock.wall_ns();
         let work = move |abandoned: &Abandoned| {
@@ -145,7 +175,7 @@ impl QueryEngine {
         let time_max = self.options.query_time_max;
         let answer = tokio::time::timeout(time_max, async {
             let permit = self.admission.admit(scope).await?;
-            self.first_batch(scope, sql.into(), how, permit).await
+            self.first_batch(scope, sql.into(), how, Arc::new(permit)).await
         });
         let answer = answer.await.unwrap_or_else(|_| Err(out_of_time(time_max)));
         let outcome = answer.as_ref().map_or_else(|error| error.reason, |_| "OK");
@@ -160,7 +190,7 @@ impl QueryEngine {
         scope: &TenantScope,
         sql: Arc<str>,
         how: How,
-        permit: Permit,
+        permit: Arc<Permit>,
     ) -> Result<Answer, ServiceError> {
         let mut pause = self.options.seam_pause.max(Duration::from_micros(1));
         let pause_max = pause * 16;
@@ -168,14 +198,15 @@ impl QueryEngine {
         loop {
             let snapshot = Snapshot::take(self.live.as_ref(), scope, how.allow_partial).await?;
             let attempt = async {
-                let (schema, execution, mut running) = self.start_plan(snapshot, Arc::clone(&sql), how).await?;
+                let (schema, execution, mut running) =
+                    self.start_plan(snapshot, Arc::clone(&sql), how, Arc::clone(&permit)).await?;
                 let first = running.next().await?;
                 Ok::<_, Abort>((schema, execution, running, first))
             };
             match attempt.await {
                 Ok((schema, execution, running, first)) => {
                     metrics::counter!("tidegauge_query_seam_retries_total").increment(tries as u64 - 1);
-                    return Ok(Answer::new(schema, execution, running, first, permit));
+                    return Ok(Answer::new(schema, execution, running, first));
                 }
                 Err(Abort::SeamMoved(_)) if tries < self.options.seam_tries => tries += 1,
                 Err(abort) => return Err(abort.into()),
@@ -193,6 +224,7 @@ impl QueryEngine {
         snapshot: Snapshot,
         sql: Arc<str>,
         how: How,
+        permit: Arc<Permit>,
     ) -> Result<(SchemaRef, Arc<Execution>, Running), Abort> {
         let execution = Arc::new(Execution {
             snapshot,
@@ -223,7 +255,8 @@ impl QueryEngine {
             }
             let plan = handle.block_on(session::physical(&session, &plan)).map_err(|e| of_engine(&e))?;
             let context = session.task_ctx();
-            let running = Running::start(&handle, plan, context, Arc::clone(&execution), Arc::clone(&schema), &options);
+            let running =
+                Running::start(&handle, plan, context, Arc::clone(&execution), Arc::clone(&schema), &options, permit);
             Ok::<_, Abort>((schema, execution, running))
         };
         self.planning.run(self.options.planning_time_max, work).await?
@@ -240,6 +273,6 @@ impl QueryEngine {
 
     /// Takes no more queries and waits, at most so long, for the running ones.
     pub async fn drain(&self, within: Duration) {
-        self.admission.drain(within).await;
+        futures::join!(self.describing.drain(within), self.admission.drain(within));
     }
 }

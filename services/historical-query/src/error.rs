@@ -84,8 +84,6 @@ pub(crate) fn of_engine(error: &DataFusionError) -> Abort {
         .retry_after(Duration::from_secs(5)),
         cause => {
             tracing::error!(%cause, "a query failed inside the engine");
-            #[cfg(test)]
-            eprintln!("inside the engine: {cause}");
             ServiceError::new(ErrorKind::Internal, "QUERY_ENGINE", "the query failed inside the engine")
         }
     };

@@ -112,7 +112,7 @@ impl Flight {
             return Ok(info.with_endpoint(endpoint).with_descriptor(descriptor));
         }
         let (sql, scope, prepared_partial) = self.statement(command, caller).map_err(status)?;
-        let schema = self.engine.describe(&sql).await.map_err(status)?;
+        let schema = self.engine.describe(&scope, &sql).await.map_err(status)?;
         let freshness = self.engine.freshness(&scope).await.map_err(status)?;
         let sealed = self.sealed(sql, &scope, fingerprint(&schema), allow_partial || prepared_partial);
         let handle = self.sealer.seal(Kind::Ticket, &sealed).map_err(status)?;
@@ -155,7 +155,7 @@ impl Flight {
         match action.r#type.as_str() {
             command::CREATE_PREPARED_STATEMENT => {
                 let sql = command::prepared_text(&action.body).map_err(status)?;
-                let schema = self.engine.describe(&sql).await.map_err(status)?;
+                let schema = self.engine.describe(&caller, &sql).await.map_err(status)?;
                 let sealed = self.sealed(sql, &caller, fingerprint(&schema), allow_partial);
                 let handle = self.sealer.seal(Kind::Statement, &sealed).map_err(status)?;
                 let IpcMessage(dataset_schema) = SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
@@ -224,8 +224,8 @@ impl FlightService for Flight {
         let schema = match Command::of(request.get_ref()).map_err(status)? {
             Command::SqlInfo => info::schema(),
             command => {
-                let (sql, _, _) = self.statement(command, caller).map_err(status)?;
-                self.engine.describe(&sql).await.map_err(status)?
+                let (sql, scope, _) = self.statement(command, caller).map_err(status)?;
+                self.engine.describe(&scope, &sql).await.map_err(status)?
             }
         };
         let result = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();

@@ -39,7 +39,7 @@ impl HistoricalQuery {
         authority: SystemAuthority,
         sealing_key: [u8; 32],
     ) -> QueryHandle {
-        let live = HotMetricSource::new(hot, authority, options.query_memory_bytes);
+        let live = HotMetricSource::new(hot, authority, options.query_memory_bytes / 4);
         Self::start_with(options, lake, Arc::new(live), clock, sealing_key)
     }
 

@@ -209,7 +209,8 @@ async fn the_announced_schema_is_the_streamed_one() {
         "SELECT sketch, approx_percentile_cont(avg_value, 0.9) FROM dashboard_metrics GROUP BY sketch",
         "VALUES (1, 'a'), (2, NULL)",
     ] {
-        let described = world.engine.describe(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let described =
+            world.engine.describe(&scope(&["a"]), sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         let how = How { schema: Some(crate::fingerprint(&described)), ..How::default() };
         let mut answer =
             world.engine.execute(&scope(&["a"]), sql, how).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -273,7 +274,8 @@ async fn queries_have_limits() {
 
     let world = World::with(QueryOptions { queries_per_tenant: 1, waiting_per_tenant: 0, ..options() });
     world.fill(&key("a"), 1).await;
-    let running = world.engine.execute(&scope(&["a"]), all, How::default()).await.expect("a running query");
+    let long = "SELECT a.* FROM dashboard_metrics a, dashboard_metrics b, dashboard_metrics c";
+    let running = world.engine.execute(&scope(&["a"]), long, How::default()).await.expect("a running query");
     assert_eq!(world.refused(&["a"], all).await.reason, "QUERY_QUEUE_FULL");
     assert_eq!(world.number(&["b"], "SELECT 1").await, 1, "another tenant runs");
     assert!(world.engine.drain(Duration::from_secs(60)).now_or_never().is_none(), "a drain waits for it");
