@@ -13,6 +13,7 @@ mod dead;
 mod dedup;
 mod key;
 mod persist;
+mod process;
 mod push;
 mod rows;
 mod series;

@@ -80,6 +80,7 @@ impl Aggregation {
                 crash: crash.clone(),
                 cache: RowCache::new(CACHE_BYTES),
                 report: Default::default(),
+                draining: Default::default(),
             });
             let (commands, queue) = mpsc::channel(16);
             let task = AbortOnDropHandle::new(tokio::spawn(worker::run(context.clone(), queue)));

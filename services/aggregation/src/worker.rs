@@ -18,6 +18,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) cache: RowCache,
     /// Last known state, for when the worker cannot answer.
     pub(crate) report: Mutex<ShardReport>,
+    /// The worker was told to end: a session that fails is the last one.
+    pub(crate) draining: AtomicBool,
 }
 
 impl Context {
@@ -126,6 +129,10 @@ pub(crate) async fn run(context: Arc<Context>, mut commands: mpsc::Receiver<Comm
             report.quiescent = false;
         });
         metrics::counter!("tidegauge_aggregation_session_failures_total", "shard" => shard.to_string()).increment(1);
+        if context.draining.load(Ordering::SeqCst) {
+            tracing::warn!(%shard, %error, "the worker failed while it was draining; the rest is on the log");
+            return;
+        }
         if error.is_final() {
             tracing::error!(%shard, %error, "the shard is stopped");
             while !stopped(&context, &mut commands, None).await {}

@@ -1,22 +1,17 @@
-//! One record: dedup, dead letters, windows, watermark. The loop over events touches arrays only; everything that costs
-//! more happens once per (record, window, metric).
+//! The events of one record into windows, and the watermark after them. The loop over events touches arrays only;
+//! everything that costs more happens once per (record, window, metric).
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use bytes::Bytes;
-use tidegauge_core::Key;
 use tidegauge_core::event::{EventBatch, EventColumns, Mode};
 use tidegauge_core::limits::EVENT_TIME_MIN_NS;
-use tidegauge_proto::convert::batch::encode;
 
-use super::dead::{DeadLetter, DeadReason, part_of};
-use super::dedup::Outcome;
+use super::dead::DeadReason;
 use super::key::{KeyState, NEVER};
 use super::rows::{HOT, IdMap, Part};
 use super::series::NoSeries;
 use super::settings::Settings;
-use super::shard::Shard;
 
 /// Slots from here on are no slots.
 const DEAD_NAME: u32 = u32::MAX - 2;
@@ -27,7 +22,7 @@ const TABLE_MAX: usize = 1 << 20;
 /// Dictionaries up to this length index the table by themselves; of longer ones only the used entries do.
 const DICTIONARY_DENSE: usize = 4_096;
 /// Latest time that is taken seriously: far from overflow in every sum with a setting.
-const TIME_MAX: i64 = i64::MAX / 2;
+pub(super) const TIME_MAX: i64 = i64::MAX / 2;
 
 /// How events of a window are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,123 +52,36 @@ struct Touched {
 /// Buffers of [`Shard::process`], kept so that the steady state allocates nothing.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Scratch {
-    fresh: Vec<Range<u32>>,
+    /// Positions of events that were never seen.
+    pub(super) fresh: Vec<Range<u32>>,
     selected: Vec<Range<u32>>,
     windows: Vec<LocalWindow>,
     by_start: IdMap<i64, u32>,
     slots: Vec<u32>,
     interned: Vec<u32>,
     touched: Vec<Touched>,
-    dead: Vec<(u32, DeadReason)>,
+    /// Positions of events that are set aside.
+    pub(super) dead: Vec<(u32, DeadReason)>,
     compact: Vec<u32>,
     names: Vec<u32>,
     compact_by_id: HashMap<u32, u32>,
 }
 
-impl Shard {
-    /// Processes a record that could be read. `now` is the decisions' time.
-    pub fn process(&mut self, key: &Key, batch: &EventBatch, raw: &Bytes, now: i64) {
-        if batch.tenant != key.tenant {
-            let detail = format!("the record of key {key} is of tenant {}", batch.tenant);
-            self.undecodable(key, raw, detail, now);
-            return;
-        }
-        self.ordinal += 1;
-        let index = self.key_index(key, now);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let state = &mut self.keys[index];
-        let events = batch.columns.len() as u64;
-        state.counters.on_log += events;
-        let arrival = batch.arrival_ns.clamp(EVENT_TIME_MIN_NS, TIME_MAX);
-        state.arrival = state.arrival.max(arrival);
-        if batch.mode == Mode::Live {
-            state.heard = state.heard.max(arrival.min(now));
-        }
-
-        scratch.fresh.clear();
-        let whole = match &batch.request {
-            None => {
-                scratch.fresh.push(0..events as u32);
-                None
-            }
-            Some(id) => {
-                let at = state.arrival;
-                match state.producers.check(id, &batch.indexes, at, &self.settings, &mut scratch.fresh) {
-                    Outcome::Checked { duplicates } => {
-                        state.counters.duplicates += duplicates;
-                        None
-                    }
-                    Outcome::Reused => Some(DeadReason::SequenceReused),
-                    Outcome::BelowHorizon => Some(DeadReason::BelowDedupHorizon),
-                    Outcome::TooManyKept => Some(DeadReason::TooManyKeptProducers),
-                }
-            }
-        };
-        let rows_before = state.rows.len();
-        match whole {
-            Some(reason) => {
-                let (ordinal, arrival_ns, payload) = (self.ordinal, batch.arrival_ns, raw.clone());
-                let detail = String::new();
-                self.bury(index, DeadLetter { ordinal, arrival_ns, reason, detail, events, payload });
-            }
-            None => {
-                let mut record = Record { state, scratch: &mut scratch, settings: &self.settings, batch, arrival, now };
-                record.run(self.ordinal);
-                if !scratch.dead.is_empty() {
-                    self.bury_parts(index, batch, &scratch.dead);
-                }
-            }
-        }
-        self.rows = self.rows + self.keys[index].rows.len() - rows_before;
-        self.scratch = scratch;
-        self.mark(index);
-        self.queue_hot(index);
-    }
-
-    /// Processes a record that could not be read: one dead letter.
-    pub fn undecodable(&mut self, key: &Key, raw: &Bytes, detail: String, now: i64) {
-        self.ordinal += 1;
-        let index = self.key_index(key, now);
-        self.keys[index].counters.on_log += 1;
-        let (ordinal, reason, payload) = (self.ordinal, DeadReason::Undecodable, raw.clone());
-        self.bury(index, DeadLetter { ordinal, arrival_ns: now, reason, detail, events: 1, payload });
-        self.mark(index);
-        self.queue_hot(index);
-    }
-
-    fn bury(&mut self, index: usize, letter: DeadLetter) {
-        self.keys[index].counters.dead += letter.events;
-        self.dead_bytes += letter.payload.len();
-        self.dead.push((index as u32, letter));
-    }
-
-    fn bury_parts(&mut self, index: usize, batch: &EventBatch, dead: &[(u32, DeadReason)]) {
-        for reason in DeadReason::ALL {
-            let mut positions: Vec<u32> = dead.iter().filter(|(_, r)| *r == reason).map(|(at, _)| *at).collect();
-            if positions.is_empty() {
-                continue;
-            }
-            positions.sort_unstable();
-            let payload = encode(part_of(batch, &positions));
-            let (ordinal, arrival_ns, events) = (self.ordinal, batch.arrival_ns, positions.len() as u64);
-            let detail = String::new();
-            self.bury(index, DeadLetter { ordinal, arrival_ns, reason, detail, events, payload });
-        }
-    }
-}
-
 /// The work on one record.
-struct Record<'a> {
-    state: &'a mut KeyState,
-    scratch: &'a mut Scratch,
-    settings: &'a Settings,
-    batch: &'a EventBatch,
-    arrival: i64,
-    now: i64,
+pub(super) struct Record<'a> {
+    pub(super) state: &'a mut KeyState,
+    pub(super) scratch: &'a mut Scratch,
+    pub(super) settings: &'a Settings,
+    pub(super) batch: &'a EventBatch,
+    /// Arrival, kept within what is believable.
+    pub(super) arrival: i64,
+    /// The decisions' time.
+    pub(super) now: i64,
 }
 
 impl Record<'_> {
-    fn run(&mut self, ordinal: u64) {
+    /// Counts the fresh events or sets them aside, then moves the watermark.
+    pub(super) fn run(&mut self, ordinal: u64) {
         self.scratch.dead.clear();
         let newest = self.select();
         if self.scratch.selected.is_empty() {

@@ -5,7 +5,7 @@
 //! longer be told apart. A fresh producer's event below the floor becomes a dead letter; a kept producer sends in order
 //! and so has sent it before. A silent producer keeps its floor alone.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use tidegauge_core::event::{IndexRange, RequestId};
@@ -151,14 +151,15 @@ impl Producers {
     }
 
     fn forget_silent(&mut self, count: usize) {
-        for id in self.by_silence(true).into_iter().take(count) {
+        let forgotten: HashSet<u128> = self.by_silence(true).into_iter().take(count).collect();
+        self.dirty.retain(|id| !forgotten.contains(id));
+        for id in forgotten {
             let Some(state) = self.all.remove(&id) else { continue };
             self.sequences -= state.seen.len();
             let mut blocks = state.dirty_blocks;
             blocks.extend(state.seen.iter().map(|seen| seen.sequence / SEQUENCES_PER_BLOCK));
             blocks.sort_unstable();
             blocks.dedup();
-            self.dirty.retain(|dirty| *dirty != id);
             self.removed.push((id, blocks));
         }
     }

@@ -5,6 +5,7 @@ mod observe;
 mod pushing;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -156,6 +157,7 @@ impl Session {
                     Some(Command::Drain) | None => {
                         tracing::info!(shard = %self.context.shard, "draining");
                         self.draining = true;
+                        self.context.draining.store(true, Ordering::SeqCst);
                     }
                 },
                 _ = ticks.tick() => self.tick_over(),
