@@ -11,6 +11,7 @@ use tidegauge_core::time::rfc3339;
 
 use crate::failure::{Failure, Outcome};
 use crate::settings::{self, Settings};
+use crate::stdout;
 use crate::units::Span;
 
 /// Commands about tokens.
@@ -119,8 +120,7 @@ pub(crate) fn token(command: TokenCommand) -> Outcome {
     let token = tidegauge_auth::create_token(&folder, &grant.user, &grant.claim(), grant.role, ttl.0, &clock)
         .map_err(|e| Failure::new(e.to_string()))?;
     eprintln!("token: {}, valid until {}", grant.describe(), until(&clock, ttl));
-    println!("{token}");
-    Ok(())
+    stdout::write(format_args!("{token}\n"))
 }
 
 /// Makes an API key; only the key goes to standard output.
@@ -136,6 +136,5 @@ pub(crate) fn key(command: KeyCommand) -> Outcome {
         .map_err(|e| Failure::new(e.to_string()))?;
     let valid = ttl.map_or_else(|| "until it is removed".to_owned(), |ttl| format!("until {}", until(&clock, ttl)));
     eprintln!("API key: {}, valid {valid}; it is shown this once", grant.describe());
-    println!("{key}");
-    Ok(())
+    stdout::write(format_args!("{key}\n"))
 }

@@ -254,7 +254,7 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
     let refused = match &refused[..] {
         [] => None,
-        [names @ ..] if names.len() <= TENANTS_SHOWN_MAX => Some(names.join(", ")),
+        names if names.len() <= TENANTS_SHOWN_MAX => Some(names.join(", ")),
         names => Some(format!(
             "{} and {} more tenants",
             names[..TENANTS_SHOWN_MAX].join(", "),

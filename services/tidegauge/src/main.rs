@@ -11,6 +11,7 @@ mod query;
 mod serve;
 mod settings;
 mod status;
+mod stdout;
 mod text_table;
 mod units;
 mod verify;

@@ -114,7 +114,7 @@ fn sql_failure(error: ClientError) -> Failure {
 /// How fresh an answer is, in words; begins with a separator.
 pub(crate) fn freshness_text(freshness: Option<Freshness>, now_ns: i64) -> String {
     let Some(freshness) = freshness else { return String::new() };
-    let mut text = match freshness.complete_through.as_ref().and_then(|time| timestamp_ns(time)) {
+    let mut text = match freshness.complete_through.as_ref().and_then(timestamp_ns) {
         Some(through) => {
             let age = std::time::Duration::from_nanos(u64::try_from(now_ns - through).unwrap_or(0));
             format!("; in the lake up to {} ({} ago), live after it", rfc3339(through), readable(age))
@@ -123,7 +123,7 @@ pub(crate) fn freshness_text(freshness: Option<Freshness>, now_ns: i64) -> Strin
     };
     let pending: u64 = freshness.keys.iter().map(|key| key.pending_events).sum();
     if pending > 0 {
-        text.push_str(&format!("; {} not in the rows yet", counted(pending, "late event")));
+        text.push_str(&format!("; {} not in the rows yet", counted(pending, "late or loaded event")));
     }
     if !freshness.missing_keys.is_empty() {
         text.push_str(&format!("; PARTIAL, missing: {}", freshness.missing_keys.join(", ")));

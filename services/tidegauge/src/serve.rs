@@ -67,8 +67,7 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let layers = args.layers()?;
     let settings = Settings::read(&layers)?;
     if args.print_config {
-        print!("{}", settings::print(&layers));
-        return Ok(());
+        return crate::stdout::write(settings::print(&layers));
     }
     logging::start(&settings.diagnostics.filter, &settings.diagnostics.format)?;
     runtime(settings.server.threads)?.block_on(serve(&settings))

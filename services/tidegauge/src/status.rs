@@ -9,6 +9,7 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::Outcome;
+use crate::stdout;
 use crate::text_table::{Align, TextTable};
 use crate::units::{Size, grouped, readable, short};
 
@@ -39,16 +40,15 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let client = args.connect.connect().await?;
     let status = client.status().await?;
     match args.output {
-        ListForm::Json => println!("{:#}", document(&status)),
-        ListForm::Table => print!("{}", tables(&status, SystemClock::default().wall_ns())),
+        ListForm::Json => stdout::write(format_args!("{:#}\n", document(&status))),
+        ListForm::Table => stdout::write(tables(&status, SystemClock::default().wall_ns())),
     }
-    Ok(())
 }
 
 type Time = Option<prost_types::Timestamp>;
 
 fn ns(time: &Time) -> Option<i64> {
-    time.as_ref().and_then(|time| timestamp_ns(time))
+    time.as_ref().and_then(timestamp_ns)
 }
 
 fn document(status: &GetStatusResponse) -> Value {

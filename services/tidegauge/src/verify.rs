@@ -40,8 +40,8 @@ pub(crate) async fn run(args: VerifyArgs) -> Outcome {
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     match args.output.as_str() {
-        "json" => println!("{}", json(&report)),
-        _ => print!("{}", table(&report)),
+        "json" => crate::stdout::write(format_args!("{}\n", json(&report)))?,
+        _ => crate::stdout::write(table(&report))?,
     }
     match report.findings.len() {
         0 => Ok(()),

@@ -16,6 +16,7 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Outcome};
+use crate::stdout;
 use crate::text_table::printable;
 use board::{Board, Screen};
 
@@ -66,8 +67,7 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome {
         WatchForm::Table if args.once => {
             let mut board = Board::default();
             while !board.take(changes.next().await?) {}
-            print!("{}", board.table(now_ns()));
-            Ok(())
+            stdout::write(board.table(now_ns()))
         }
         WatchForm::Table => draw(changes).await,
         WatchForm::Lines | WatchForm::Json => loop {
@@ -134,7 +134,7 @@ impl Changes {
 }
 
 fn write_changes(step: &WatchMetricsResponse, form: WatchForm) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::BufWriter::new(stdout::Out::default());
     if step.missed_updates > 0 {
         eprintln!("{} changes were skipped: this reader is too slow", step.missed_updates);
     }

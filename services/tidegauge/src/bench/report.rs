@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::failure::Outcome;
+use crate::stdout;
 use crate::text_table::{Align, TextTable};
 
 /// Named results, in order.
@@ -26,14 +27,12 @@ impl Report {
         if output == "json" {
             let object: Map<String, Value> =
                 self.0.into_iter().map(|(name, _, value)| (name.replace(' ', "_"), value)).collect();
-            println!("{}", Value::Object(object));
-            return Ok(());
+            return stdout::write(format_args!("{}\n", Value::Object(object)));
         }
         let mut table = TextTable::new(&[("result", Align::Left), ("", Align::Left)]);
         for (name, shown, _) in self.0 {
             table.row([name.to_owned(), shown]);
         }
-        print!("{table}");
-        Ok(())
+        stdout::write(table)
     }
 }

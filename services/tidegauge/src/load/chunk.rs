@@ -306,14 +306,14 @@ mod tests {
                 let line = i as u64 + 1;
                 if chunker.segment_ends(line) || i + 1 == lines.end {
                     chunks.extend(chunker.end_segment(line));
-                    segments.push((line, chunks.len(), chunker.counts().map(|(t, n)| (t.to_owned(), n)).collect()));
+                    let counts: Vec<(String, u64)> = chunker.counts().map(|(t, n)| (t.to_owned(), n)).collect();
+                    segments.push((line, chunks.len(), counts));
                 }
             }
             (chunks, segments)
         };
         let all = 150_000;
-        let (through, segments): (Vec<Chunk>, Vec<(u64, usize, Vec<(String, u64)>)>) =
-            run(&mut Chunker::after(0, []), 0..all);
+        let (through, segments) = run(&mut Chunker::after(0, []), 0..all);
         assert!(segments.len() >= 3, "{}", segments.len());
         for (line, before, counts) in segments {
             let counts = counts.iter().map(|(tenant, count)| (tenant.as_str(), *count));

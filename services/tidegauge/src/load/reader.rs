@@ -43,7 +43,7 @@ pub(crate) struct Resume {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Step {
     /// A full chunk, or what is left of one at the end of a segment.
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     /// A line that holds no event.
     Bad {
         /// Where.
@@ -77,20 +77,30 @@ pub(crate) fn read(
             Reader::new(file, from.offset, from, tenant.clone(), sink).ndjson().doing(path.display())
         }
         Format::Csv(options) => {
-            let (header, offset) = header(&mut file, options).map_err(|e| e.context(path.display()))?;
+            let header = header(&mut file, options).map_err(|e| e.context(path.display()))?;
             let plan =
-                CsvPlan::new(options, &header).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+                CsvPlan::new(options, &header.names).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
             described(plan.describe());
-            let start = if from.offset == 0 { Resume { line: offset.1, ..from.clone() } } else { from.clone() };
-            let offset = if from.offset == 0 { offset.0 } else { from.offset };
+            let (start, offset) = match from.offset {
+                0 => (Resume { line: header.lines, ..from.clone() }, header.offset),
+                offset => (from.clone(), offset),
+            };
             file.seek(SeekFrom::Start(offset)).doing(path.display())?;
             Reader::new(file, offset, &start, None, sink).csv(&plan).doing(path.display())
         }
     }
 }
 
-/// The header's names, and the offset and number of lines after it.
-fn header(file: &mut File, options: &CsvOptions) -> Outcome<(Vec<Cow<'static, str>>, (u64, u64))> {
+/// The first record of a CSV file.
+struct Header {
+    names: Vec<Cow<'static, str>>,
+    /// Offset of what follows it.
+    offset: u64,
+    /// Lines it takes.
+    lines: u64,
+}
+
+fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let mut lines = Lines::new(file, 0, 0);
     let mut record = Vec::new();
     let read = csv::next_record(&mut lines, &mut record).doing("header")?;
@@ -101,7 +111,7 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<(Vec<Cow<'static, st
     let mut fields = Vec::new();
     csv::split(text, options.delimiter, &mut fields).map_err(Failure::new)?;
     let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
-    Ok((names, (lines.offset(), lines.line())))
+    Ok(Header { names, offset: lines.offset(), lines: lines.line() })
 }
 
 struct Reader<F> {
@@ -188,7 +198,7 @@ impl<F: Sink> Reader<F> {
         }
         let is_wanted = |tenant: &str| self.only.as_deref().is_none_or(|only| only == tenant);
         for chunk in self.chunker.end_segment(line) {
-            if is_wanted(&chunk.tenant) && !(self.sink)(Step::Chunk(chunk)) {
+            if is_wanted(&chunk.tenant) && !(self.sink)(Step::Chunk(Box::new(chunk))) {
                 return false;
             }
         }
@@ -201,7 +211,7 @@ impl<F: Sink> Reader<F> {
 fn give(sink: &mut impl Sink, place: Place, pushed: Result<Option<Chunk>, String>) -> bool {
     match pushed {
         Ok(None) => true,
-        Ok(Some(chunk)) => sink(Step::Chunk(chunk)),
+        Ok(Some(chunk)) => sink(Step::Chunk(Box::new(chunk))),
         Err(reason) => sink(Step::Bad { place, reason }),
     }
 }

@@ -78,10 +78,12 @@ impl TimeCache {
     /// Reads an ISO 8601 time as [`parse_rfc3339`] does.
     pub(crate) fn parse(&mut self, text: &str) -> Option<i64> {
         let bytes = text.as_bytes();
-        if bytes.len() >= 20 && bytes.last() == Some(&b'Z') && bytes[..MINUTE_PREFIX] == self.prefix {
-            if let Some(in_minute) = in_minute(&bytes[MINUTE_PREFIX..bytes.len() - 1]) {
-                return self.minute_ns.checked_add(in_minute);
-            }
+        if bytes.len() >= 20
+            && bytes.last() == Some(&b'Z')
+            && bytes[..MINUTE_PREFIX] == self.prefix
+            && let Some(in_minute) = in_minute(&bytes[MINUTE_PREFIX..bytes.len() - 1])
+        {
+            return self.minute_ns.checked_add(in_minute);
         }
         let time = parse_rfc3339(text)?;
         if bytes.len() >= 20

@@ -38,7 +38,7 @@ pub(crate) struct Sender {
 }
 
 struct Lane {
-    chunks: mpsc::Sender<Chunk>,
+    chunks: mpsc::Sender<Box<Chunk>>,
     task: JoinHandle<()>,
     used: u64,
 }
@@ -133,7 +133,7 @@ struct Sent {
 }
 
 impl LaneTask {
-    async fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) {
+    async fn run(mut self, mut chunks: mpsc::Receiver<Box<Chunk>>) {
         let client = match self.shared.client.for_tenant(&*self.tenant) {
             Ok(client) => client,
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Results in their forms. All but the table are written as they come.
 
-use std::io::{BufWriter, Stdout, Write as _};
+use std::io::{BufWriter, Write as _};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -8,6 +8,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::Form;
 use crate::failure::{Doing as _, Outcome};
+use crate::stdout::{self, Out};
 use crate::text_table::{Align, TextTable};
 
 /// Rows that a table shows: it is held in memory, and nobody reads more.
@@ -21,15 +22,15 @@ pub(super) struct Writer {
 
 enum Sink {
     Table { table: TextTable, cut: bool },
-    Csv(Box<arrow::csv::Writer<BufWriter<Stdout>>>),
-    Json(Box<arrow::json::LineDelimitedWriter<BufWriter<Stdout>>>),
-    Arrow(Box<arrow::ipc::writer::StreamWriter<BufWriter<Stdout>>>),
+    Csv(Box<arrow::csv::Writer<BufWriter<Out>>>),
+    Json(Box<arrow::json::LineDelimitedWriter<BufWriter<Out>>>),
+    Arrow(Box<arrow::ipc::writer::StreamWriter<BufWriter<Out>>>),
 }
 
 impl Writer {
     /// A writer of the form for results with the schema.
     pub(super) fn new(form: Form, schema: &SchemaRef) -> Outcome<Self> {
-        let out = BufWriter::with_capacity(1 << 16, std::io::stdout());
+        let out = BufWriter::with_capacity(1 << 16, Out::default());
         let sink = match form {
             Form::Table => Sink::Table { table: table(schema), cut: false },
             Form::Csv => {
@@ -70,8 +71,7 @@ impl Writer {
     pub(super) fn finish(self) -> Outcome<u64> {
         match self.sink {
             Sink::Table { table, cut } => {
-                let mut out = std::io::stdout().lock();
-                write!(out, "{table}").doing("standard output")?;
+                stdout::write(table)?;
                 if cut {
                     eprintln!("only the first {TABLE_ROWS_MAX} rows are shown; -o csv, json or arrow gives all");
                 }
