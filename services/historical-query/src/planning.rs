@@ -256,7 +256,7 @@ mod tests {
         let served = planning.run(Duration::from_secs(20), |_| 7).await;
         assert_eq!(served.expect("threads are back"), 7);
         let panicked = planning.run(Duration::from_secs(20), |_| panic!("a defect in a planner")).await;
-        assert_eq!(panicked.map(|()| ()).expect_err("a panic").reason, "QUERY_ENGINE");
+        assert_eq!(panicked.expect_err("a panic").reason, "QUERY_ENGINE");
         planning.close();
         assert!(planning.run(Duration::from_secs(1), |_| ()).await.is_err());
     }
