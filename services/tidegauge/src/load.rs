@@ -65,7 +65,7 @@ pub(crate) struct LoadArgs {
     /// Exit with 0 even if lines were refused
     #[arg(long)]
     allow_rejects: bool,
-    /// Where to remember what is done [default: <FILE>.tidegauge-load]
+    /// Where to remember what is done [default: the file's name with .tidegauge-load behind it]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// How to show progress
