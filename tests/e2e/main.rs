@@ -1,6 +1,7 @@
 //! End-to-end tests on the real process. One executable, because each links a lot; one module a concern.
 
 mod damage;
+mod demo;
 mod drain;
 mod hot;
 mod kill;

@@ -24,6 +24,7 @@ use crate::failure::{Doing as _, Failure, Outcome};
 use crate::serve::compose::Running;
 use crate::serve::listen::Listeners;
 use crate::serve::logging;
+use crate::serve::signals::Signals;
 use crate::settings::{self, Settings};
 use crate::units::Span;
 
@@ -61,6 +62,7 @@ fn demo_settings(data_dir: &Path) -> Outcome<Settings> {
 pub(crate) async fn run(args: DemoArgs) -> Outcome {
     eprintln!("data directory: {}", args.data_dir.display());
     let settings = demo_settings(&args.data_dir)?;
+    let mut signals = Signals::take()?;
     logging::start(if args.plain { "warn" } else { "error" }, "text")?;
     let listeners = Listeners::bind_or_other(&settings.server.grpc, &settings.server.http).await?;
     let mut running = Running::start(&settings, listeners).await?;
@@ -86,7 +88,7 @@ pub(crate) async fn run(args: DemoArgs) -> Outcome {
     tokio::select! {
         result = shown => result?,
         () = end_of_time(args.time) => {}
-        end = tokio::signal::ctrl_c() => end.doing("waiting for Ctrl-C")?,
+        _ = signals.next() => {}
         failure = running.failed() => return Err(Failure::new(failure)),
         Some(ended) = feeds.join_next() => {
             match ended {
