@@ -18,7 +18,7 @@ pub(crate) const TENANTS: usize = 50;
 const METRICS: usize = 20;
 const MINUTE_MS: i64 = 60_000;
 /// Span of the nominal event times.
-const SPAN_MS: i64 = 120 * MINUTE_MS;
+pub(crate) const SPAN_MS: i64 = 120 * MINUTE_MS;
 /// The allowed lateness that the events are made for.
 const LATENESS_MS: i64 = 5 * MINUTE_MS;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_core::time::{MINUTE_NS, floor_ns, rfc3339};
 use tidegauge_harness::{Server, ServerOptions};
 
 use crate::environment::{cargo, flag, number, output, root, run, target};
@@ -31,12 +32,16 @@ pub(crate) fn load(flags: &[&str]) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let file = folder.join("events.ndjson");
     eprintln!("xtask: writing {events} events to {}", file.display());
-    generate::write(&file, events, generate::now_ms() - AGE_MINUTES * 60_000)?;
+    let start_ms = generate::now_ms() - AGE_MINUTES * 60_000;
+    generate::write(&file, events, start_ms)?;
+    // All windows of the file end at or before this round minute.
+    let through = rfc3339(floor_ns((start_ms + generate::SPAN_MS) * 1_000_000 + MINUTE_NS, MINUTE_NS));
 
     for mode in ["live", "backfill"] {
         if only.is_none_or(|only| only == mode) {
             eprintln!("xtask: === {mode}");
-            one_mode(&Proof { binary: &binary, python: &python, folder: &folder, file: &file, events, kills }, mode)?;
+            let (binary, python, folder, file, through) = (&binary, &python, &folder, &file, &through);
+            one_mode(&Proof { binary, python, folder, file, through, events, kills }, mode)?;
         }
     }
     println!("prove load: {events} events, live and backfill, {kills} kills each: all windows equal");
@@ -71,6 +76,8 @@ struct Proof<'a> {
     python: &'a Path,
     folder: &'a Path,
     file: &'a Path,
+    /// Boundary from which on everything is in the lake, RFC 3339.
+    through: &'a str,
     events: u64,
     kills: u64,
 }
@@ -118,7 +125,10 @@ fn one_mode(proof: &Proof<'_>, mode: &str) -> Result<()> {
         let answer = server.cli(&token, &["status", "-o", "json"]);
         ensure!(answer.status.success(), "status: {}", String::from_utf8_lossy(&answer.stderr));
         let status: serde_json::Value = serde_json::from_slice(&answer.stdout).context("status is no JSON")?;
-        if status["quiescent"].as_bool() == Some(true) {
+        let keys = status["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+        // Texts of one form compare like their times: boundaries are round minutes.
+        let all_through = keys.iter().all(|key| key["boundary"].as_str().is_some_and(|at| at >= proof.through));
+        if status["quiescent"].as_bool() == Some(true) && !keys.is_empty() && all_through {
             break;
         }
         ensure!(clock.monotonic_ns() - from < 300_000_000_000, "not published within five minutes: {status}");
