@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::{Counted, count, now_ns, published};
 
 const TENANT: &str = "tenant-001";
-/// Answers to collect unless `TIDEGAUGE_SEAM_ANSWERS` says more; `cargo xtask prove seam` asks for 10,000. Kills fall at
+/// Answers to collect unless `SEAM_ANSWERS` says more; `cargo xtask prove seam` asks for 10,000. Kills fall at
 /// equal distances.
 const ANSWERS: u64 = 1_500;
 const KILLS: u64 = 4;
@@ -177,8 +177,8 @@ async fn no_gap_and_no_double_count() {
     let writer = tokio::spawn(write(Arc::clone(&shared), base));
     let readers: Vec<_> = (0..READERS).map(|first| tokio::spawn(read(Arc::clone(&shared), first))).collect();
 
-    let answers = match std::env::var("TIDEGAUGE_SEAM_ANSWERS") {
-        Ok(text) => text.parse().expect("TIDEGAUGE_SEAM_ANSWERS is a number"),
+    let answers = match std::env::var("SEAM_ANSWERS") {
+        Ok(text) => text.parse().expect("SEAM_ANSWERS is a number"),
         Err(_) => ANSWERS,
     };
     for step in 1..=KILLS + 1 {

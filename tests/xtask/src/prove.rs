@@ -67,7 +67,7 @@ pub(crate) fn seam(flags: &[&str]) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "-p", "tidegauge-tests", "--test", "e2e", "seam::", "--", "--nocapture"])
         .env("TIDEGAUGE_BIN", binary)
-        .env("TIDEGAUGE_SEAM_ANSWERS", answers.to_string());
+        .env("SEAM_ANSWERS", answers.to_string());
     run(&mut test)
 }
 
