@@ -2,6 +2,7 @@
 
 mod damage;
 mod demo;
+mod disk;
 mod drain;
 mod hot;
 mod kill;

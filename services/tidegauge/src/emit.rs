@@ -96,7 +96,6 @@ fn one(args: &EmitArgs, metric: &str, value: f64) -> Outcome<Event> {
 /// Reads standard input to its end; batches go out as they fill, and at the end.
 async fn lines(args: &EmitArgs, mode: Mode) -> Outcome {
     let client = args.connect.connect().await?;
-    let mut scanner = scan::Scanner::default();
     let mut times = scan::TimeCache::default();
     let (mut batch, mut places) = (Vec::new(), Vec::new());
     let (mut accepted, mut refused) = (0, 0);
@@ -106,7 +105,7 @@ async fn lines(args: &EmitArgs, mode: Mode) -> Outcome {
         if line.trim().is_empty() {
             continue;
         }
-        match scanner.scan(&line).map_or_else(|| json::parse(&line, &mut times), Ok) {
+        match json::parse(&line, &mut times) {
             Err(reason) => {
                 eprintln!("line {number}: {reason}");
                 refused += 1;

@@ -1,9 +1,10 @@
 //! `tidegauge load`: files of events into the platform, quickly, once, and with an account of every line.
 //!
-//! A file is read on one thread, parsed and cut into chunks per tenant; lanes send them, several tenants and several
-//! chunks at a time; a ledger writes down what is durable and what was refused. Start with [`reader`] for the way in,
+//! A file is read and scanned on one thread and cut into chunks per tenant on another; lanes send them, several tenants and
+//! several chunks at a time; a ledger writes down what is durable and what was refused. Start with [`reader`] for the way in,
 //! [`send`] for the way out and [`ledger`] for the account.
 
+pub(crate) mod block;
 pub(crate) mod chunk;
 pub(crate) mod csv;
 pub(crate) mod dictionary;

@@ -1,7 +1,7 @@
 //! Starts the real Tidegauge process, and the command line beside it. Only the standard library, so that `cargo xtask` stays
 //! quick to build; the end-to-end tests add the client.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -38,6 +38,8 @@ pub struct ServerOptions {
     pub arguments: Vec<String>,
     /// Environment, mostly settings (`TIDEGAUGE_<SECTION>_<KEY>`).
     pub environment: Vec<(String, String)>,
+    /// A command that becomes the server: its program and arguments, before the server's own.
+    pub wrapper: Vec<OsString>,
 }
 
 impl ServerOptions {
@@ -48,11 +50,14 @@ impl ServerOptions {
             ("TIDEGAUGE_PUBLISH_INTERVAL", "500ms"),
             ("TIDEGAUGE_PUBLISH_CHECKPOINT_INTERVAL", "300ms"),
         ];
-        Self {
-            binary: None,
-            arguments: Vec::new(),
-            environment: settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(),
-        }
+        Self { environment: settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(), ..Self::default() }
+    }
+
+    /// Starts the server through a command that ends in `exec "$@"`; `argument` stands before the server's command line.
+    #[must_use]
+    pub fn wrapped(mut self, command: &[&str], argument: &Path) -> Self {
+        self.wrapper = command.iter().map(OsString::from).chain([argument.into()]).collect();
+        self
     }
 
     /// Sets one setting.
@@ -92,8 +97,10 @@ impl Server {
     /// What it wrote to standard error, when it ended instead of listening.
     pub fn try_start(data_dir: &Path, options: &ServerOptions) -> Result<Self, String> {
         let binary = options.binary.clone().unwrap_or_else(binary);
-        let mut command = Command::new(&binary);
+        let mut words = options.wrapper.iter().map(OsString::as_os_str).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
         command
+            .args(words)
             .args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(&options.arguments)

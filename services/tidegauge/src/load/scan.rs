@@ -3,10 +3,65 @@
 //! scanner may refuse, but what it accepts must be what the library reads (a property test holds it to that).
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use tidegauge_core::time::{SECOND_NS, parse_rfc3339};
 
 use super::event::{RawDimensions, RawEvent};
+
+/// Bytes `start..end` of a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// A span of a text that is shorter than 4 GiB.
+    pub(crate) fn of(range: &Range<usize>) -> Self {
+        Self { start: range.start as u32, end: range.end as u32 }
+    }
+
+    /// What it covers.
+    #[inline(always)]
+    pub(crate) fn text(self, text: &str) -> &str {
+        &text[self.start as usize..self.end as usize]
+    }
+}
+
+/// An event as spans of the text it was scanned in: unlike a borrowed event, it goes to another thread beside its text.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Scanned {
+    tenant: Span,
+    event_type: Span,
+    source: Span,
+    version: Span,
+    metric: Span,
+    /// The object with its braces.
+    dimensions: Option<Span>,
+    value: f64,
+    time_ns: i64,
+}
+
+impl Scanned {
+    /// The event; `text` is the one that was scanned.
+    #[inline(always)]
+    pub(crate) fn event(self, text: &str) -> RawEvent<'_> {
+        RawEvent {
+            tenant: Cow::Borrowed(self.tenant.text(text)),
+            event_type: Cow::Borrowed(self.event_type.text(text)),
+            source: Cow::Borrowed(self.source.text(text)),
+            version: Cow::Borrowed(self.version.text(text)),
+            metric: Cow::Borrowed(self.metric.text(text)),
+            value: self.value,
+            time_ns: self.time_ns,
+            dimensions: match self.dimensions {
+                Some(object) => RawDimensions::Json(object.text(text)),
+                None => RawDimensions::Absent,
+            },
+        }
+    }
+}
 
 /// Reads lines of the usual form; remembers the minute of the last timestamp, because neighbours share it.
 #[derive(Debug, Default)]
@@ -15,9 +70,9 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    /// Reads a line without its line end; `None` for any other form.
-    pub(crate) fn scan<'a>(&mut self, line: &'a str) -> Option<RawEvent<'a>> {
-        let mut at = Cursor { text: line, bytes: line.as_bytes(), at: 0 };
+    /// Reads the line `line` of a text, without its line end; `None` for any other form.
+    pub(crate) fn scan(&mut self, text: &str, line: Range<usize>) -> Option<Scanned> {
+        let mut at = Cursor { text, bytes: &text.as_bytes()[..line.end], at: line.start };
         at.space();
         at.open(b'{')?;
         let event_type = at.member(b"\"event_type\"")?;
@@ -42,25 +97,17 @@ impl Scanner {
             at.key(b"\"dimensions\"")?;
             let object = at.string_object()?;
             at.space();
-            RawDimensions::Json(object)
+            Some(object)
         } else {
-            RawDimensions::Absent
+            None
         };
         at.open(b'}')?;
         at.open(b'}')?;
-        if at.at != line.len() {
+        if at.at != line.end {
             return None;
         }
-        Some(RawEvent {
-            tenant: Cow::Borrowed(tenant),
-            event_type: Cow::Borrowed(event_type),
-            source: Cow::Borrowed(source),
-            version: Cow::Borrowed(version),
-            metric: Cow::Borrowed(metric),
-            value,
-            time_ns: self.times.parse(timestamp)?,
-            dimensions,
-        })
+        let time_ns = self.times.parse(timestamp.text(text))?;
+        Some(Scanned { tenant, event_type, source, version, metric, dimensions, value, time_ns })
     }
 }
 
@@ -120,11 +167,12 @@ fn in_minute(text: &[u8]) -> Option<i64> {
 #[derive(Debug)]
 struct Cursor<'a> {
     text: &'a str,
+    /// The text up to the end of the line.
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl Cursor<'_> {
     #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
@@ -161,29 +209,29 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline(always)]
-    fn member(&mut self, key: &[u8]) -> Option<&'a str> {
+    fn member(&mut self, key: &[u8]) -> Option<Span> {
         self.key(key)?;
         self.string()
     }
 
     /// A string without escapes and control characters; the cursor ends after its closing quote.
-    fn string(&mut self) -> Option<&'a str> {
+    fn string(&mut self) -> Option<Span> {
         if self.peek() != Some(b'"') {
             return None;
         }
         let start = self.at + 1;
         let end = start + plain_length(&self.bytes[start..])?;
         self.at = end + 1;
-        self.text.get(start..end)
+        Some(Span::of(&(start..end)))
     }
 
     /// An object whose values are strings, all without escapes; its text with the braces.
-    fn string_object(&mut self) -> Option<&'a str> {
+    fn string_object(&mut self) -> Option<Span> {
         let start = self.at;
         self.open(b'{')?;
         if self.peek() == Some(b'}') {
             self.at += 1;
-            return self.text.get(start..self.at);
+            return Some(Span::of(&(start..self.at)));
         }
         loop {
             self.string()?;
@@ -194,7 +242,7 @@ impl<'a> Cursor<'a> {
                 b',' => self.open(b',')?,
                 b'}' => {
                     self.at += 1;
-                    return self.text.get(start..self.at);
+                    return Some(Span::of(&(start..self.at)));
                 }
                 _ => return None,
             }

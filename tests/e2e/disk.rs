@@ -1,0 +1,144 @@
+//! The disk fills up: ingest stops taking first, what was taken is still aggregated and published, a disk without a byte left loses
+//! nothing, and room makes everything go on, without a restart.
+//!
+//! The disk is a small `tmpfs` in a mount namespace of the server's own, so that it can really be full. Where the machine
+//! gives an ordinary user no such namespace, the test says so and leaves.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use tidegauge_client::{Client, ClientError};
+use tidegauge_tests::events::{live, series};
+use tidegauge_tests::{Server, ServerOptions, client, wait};
+use tonic::Code;
+
+use crate::{counted, now_ns, published};
+
+/// Mounts the disk over the folder that comes first, then becomes the command that follows.
+const ON_A_DISK_OF_ITS_OWN: [&str; 5] =
+    ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64m tidegauge \"$0\" && exec \"$@\""];
+
+/// Whether this machine gives out mount namespaces.
+fn can_mount(folder: &Path) -> bool {
+    let [program, arguments @ ..] = ON_A_DISK_OF_ITS_OWN;
+    let tried = Command::new(program).args(arguments).arg(folder).arg("true").output();
+    match tried {
+        Ok(output) if output.status.success() => true,
+        other => {
+            eprintln!("left out: a full disk needs `unshare -rm` and `mount -t tmpfs`: {other:?}");
+            false
+        }
+    }
+}
+
+struct Setup {
+    _folder: TempDir,
+    server: Server,
+    client: Client,
+    /// The server's disk, seen from outside.
+    disk: PathBuf,
+}
+
+async fn setup() -> Option<Setup> {
+    let folder = TempDir::new().expect("a temporary folder");
+    if !can_mount(folder.path()) {
+        return None;
+    }
+    let options = ServerOptions::quick()
+        .wrapped(&ON_A_DISK_OF_ITS_OWN, folder.path())
+        .set("TIDEGAUGE_LOG_SHARDS", "2")
+        .set("TIDEGAUGE_LOG_SEGMENT_BYTES", "4 MiB")
+        .set("TIDEGAUGE_LOG_RESERVE_BYTES", "24 MiB");
+    let server = Server::start(folder.path(), &options);
+    let inside = folder.path().strip_prefix("/").expect("a temporary folder has an absolute path");
+    let disk = Path::new(&format!("/proc/{}/root", server.pid())).join(inside);
+    let token = tidegauge_tests::token(&disk, "admin", "admin", &["tenant-001"]);
+    let client = client(&server, &token, Some("tenant-001")).await;
+    Some(Setup { _folder: folder, server, client, disk })
+}
+
+impl Setup {
+    /// Publishes 1,000 events.
+    async fn publish(&self, sequence: u64) -> Result<u64, ClientError> {
+        let answer = self.client.publish(live(1, sequence, series("m", 1_000, now_ns()))).await?;
+        Ok(u64::from(answer.accepted))
+    }
+
+    /// Takes so many bytes of the disk, or what is left of it; the file that holds them.
+    fn fill(&self, bytes: usize) -> PathBuf {
+        let path = self.disk.join("filler");
+        let mut file = fs::File::create(&path).expect("a file on the server's disk");
+        let block = vec![7; 1 << 16];
+        let mut left = bytes;
+        while left > 0 {
+            match file.write(&block[..left.min(block.len())]) {
+                Ok(written) => left -= written,
+                Err(_) => break,
+            }
+        }
+        path
+    }
+}
+
+/// Ingest is refused by name while the reserve is untouched, everything acknowledged still reaches the lake, and room is all
+/// it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filling_disk_stops_ingest_and_nothing_else() {
+    let Some(setup) = setup().await else { return };
+    let filler = setup.fill(16 << 20);
+    let mut acknowledged = 0;
+    let mut sequence = 0;
+    let refused = loop {
+        sequence += 1;
+        match setup.publish(sequence).await {
+            Ok(accepted) => acknowledged += accepted,
+            Err(error) => break error,
+        }
+        assert!(sequence < 10_000, "64 MiB were never full");
+    };
+    let said = refused.server().unwrap_or_else(|| panic!("{refused}"));
+    assert_eq!((said.code, said.reason.as_str()), (Code::ResourceExhausted, "DISK_FULL"), "{said:?}");
+    assert!(said.retry_after.is_some(), "a full disk is no reason to give up: {said:?}");
+    assert!(sequence > 10, "refused after {acknowledged} events: {said:?}");
+
+    published(&setup.client).await;
+    assert_eq!(counted(&setup.client).await.expect("an answer").sum, acknowledged);
+
+    fs::remove_file(filler).expect("the filler is ours");
+    acknowledged += setup.publish(sequence).await.expect("the same request, once there is room");
+    published(&setup.client).await;
+    assert_eq!(counted(&setup.client).await.expect("an answer").sum, acknowledged);
+}
+
+/// Not a byte is left while events wait to be aggregated, checkpointed and published: nothing is lost or doubled, and it goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_a_byte_left_loses_nothing() {
+    let Some(mut setup) = setup().await else { return };
+    let mut acknowledged = 0;
+    for sequence in 1..=20 {
+        acknowledged += setup.publish(sequence).await.expect("there is room");
+    }
+    let filler = setup.fill(usize::MAX);
+    // The worker has met the full disk.
+    wait::until("the full disk to be met", || async {
+        let log = setup.server.log();
+        if log.contains("a checkpoint has to wait") && log.contains("no space") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let refused = setup.publish(21).await.expect_err("no room at all");
+    assert_eq!(refused.server().map(|said| said.code), Some(Code::ResourceExhausted), "{refused}");
+    assert!(setup.server.runs(), "a full disk is no reason to die");
+
+    fs::remove_file(filler).expect("the filler is ours");
+    acknowledged += wait::until("the same request to be taken", || async {
+        setup.publish(21).await.map_err(|refused| refused.to_string())
+    })
+    .await;
+    published(&setup.client).await;
+    assert_eq!(counted(&setup.client).await.expect("an answer").sum, acknowledged);
+    let (status, log) = setup.server.terminate();
+    assert!(status.success(), "{status}: {log}");
+}
