@@ -16,6 +16,8 @@ mod fold;
 mod keys;
 mod layers;
 mod read;
+#[cfg(test)]
+mod tests;
 mod values;
 mod wal;
 
@@ -32,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::committer::{Call, Committer, QUEUE_CALLS};
 use self::entries::Entry;
-use self::fold::Folder;
+use self::fold::{Fold, Folder};
 use self::layers::{Shared, State};
 use self::read::Reader;
 use self::wal::Wal;
@@ -85,6 +87,15 @@ impl FjallHotStore {
     /// # Errors
     /// As [`FjallHotStore::open`].
     pub fn open_with(dir: &Path, options: HotStoreOptions) -> Result<Self, StoreError> {
+        Self::open_folding(dir, options, |folder| Arc::new(Mutex::new(folder)))
+    }
+
+    /// Opens the store with something around its fold.
+    fn open_folding(
+        dir: &Path,
+        options: HotStoreOptions,
+        around: impl FnOnce(Folder) -> Arc<Mutex<dyn Fold>>,
+    ) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::io(format!("making {}", dir.display()), e))?;
         let builder = Database::builder(dir.join("db")).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS);
         let db = builder.open().map_err(|error| open_error(dir, error))?;
@@ -93,16 +104,33 @@ impl FjallHotStore {
         // From here on the database's lock keeps other processes out of the directory.
         let mut state = stored(&items)?;
         let (older, next) = replay(dir, &mut state)?;
+        let older_bytes = older.iter().map(|path| path.metadata().map_or(0, |found| found.len())).sum();
         let wal = Wal::create(dir, next)?;
 
         let shared = Arc::new(Shared::new(state));
         let reader = Reader { db: db.clone(), items: items.clone(), shared: Arc::clone(&shared) };
-        let folder = Arc::new(Mutex::new(Folder::new(db, items)));
-        let committer = Committer { options, dir: dir.to_owned(), shared, folder, wal, older, fold: None };
+        let folder = around(Folder::new(dir.to_owned(), db, items));
+        let dir = dir.to_owned();
+        let committer = Committer {
+            options,
+            dir: dir.clone(),
+            shared,
+            folder,
+            wal,
+            older,
+            older_bytes,
+            folding: None,
+            refusing: false,
+        };
         let (calls, waiting) = mpsc::channel(QUEUE_CALLS);
+        let run = move || {
+            // Without it nothing is taken any more, and readers would be shown old values as if they were new.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| committer.run(waiting)));
+            ended.unwrap_or_else(|_| abort(&dir, &"its thread ended with a panic"));
+        };
         let committer = std::thread::Builder::new()
             .name("hot-committer".to_owned())
-            .spawn(move || committer.run(waiting))
+            .spawn(run)
             .map_err(|e| StoreError::io("starting the hot store's thread", e))?;
         Ok(Self { reader, calls: Some(calls), committer: Some(committer) })
     }
@@ -179,19 +207,40 @@ fn unreadable_key(item: &[u8]) -> StoreError {
     StoreError::Corrupt(format!("the hot store holds the key \"{}\", which cannot be read", item.escape_ascii()))
 }
 
+/// Ends the process: what is in memory cannot be trusted or go on any more, what is on disk can.
+fn abort(path: &Path, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(path = %path.display(), %error, "the hot store cannot go on, the process ends; start it again");
+    std::process::abort()
+}
+
 fn storage_error(error: fjall::Error) -> StoreError {
+    match io_error(error) {
+        Ok(source) => StoreError::io("working on the hot store", source),
+        Err(other) => {
+            StoreError::Corrupt(format!("the hot store's database does not work: {other}; {}", values::ADVICE))
+        }
+    }
+}
+
+/// The operating system's error, which may stand inside another one: a full disk or too many open files are no damage.
+fn io_error(error: fjall::Error) -> Result<std::io::Error, fjall::Error> {
+    use std::error::Error as _;
     match error {
-        fjall::Error::Io(source) => StoreError::io("working on the hot store", source),
-        other => StoreError::Corrupt(format!("the hot store's database does not work: {other}; {}", values::ADVICE)),
+        fjall::Error::Io(source) => Ok(source),
+        fjall::Error::Storage(inner) => match inner.source().and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
+            Some(cause) => Ok(std::io::Error::new(cause.kind(), cause.to_string())),
+            None => Err(fjall::Error::Storage(inner)),
+        },
+        other => Err(other),
     }
 }
 
 fn open_error(dir: &Path, error: fjall::Error) -> StoreError {
     let dir = dir.display();
-    match error {
-        fjall::Error::Locked => StoreError::Unavailable(format!("{dir} is open in another process")),
-        fjall::Error::Io(source) => StoreError::io(format!("opening {dir}"), source),
-        other => StoreError::Corrupt(format!("{dir} cannot be opened ({other}); {}", values::ADVICE)),
+    match io_error(error) {
+        Err(fjall::Error::Locked) => StoreError::Unavailable(format!("{dir} is open in another process")),
+        Ok(source) => StoreError::io(format!("opening {dir}"), source),
+        Err(other) => StoreError::Corrupt(format!("{dir} cannot be opened ({other}); {}", values::ADVICE)),
     }
 }
 

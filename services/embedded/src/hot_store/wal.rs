@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use tidegauge_core::hot::StoreError;
 
+use super::abort;
 use super::entries::{self, Entry};
 use super::values::ADVICE;
 
@@ -54,21 +55,21 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
 }
 
 impl Wal {
-    /// Makes a new file, durably.
+    /// Makes a new file, durably. On an error there is none.
     pub(super) fn create(dir: &Path, number: u64) -> Result<Self, StoreError> {
         let path = path_of(dir, number);
         let make = || {
             // In append mode a write always goes to the end, also after a cut.
             let mut file = File::options().append(true).create_new(true).open(&path)?;
-            file.write_all(MAGIC)?;
-            Ok(file)
+            let folder = file.write_all(MAGIC).and_then(|()| File::open(dir)).inspect_err(|_| {
+                // Otherwise the next try would find it, and a start would take the file before it for a whole one.
+                let _ = fs::remove_file(&path);
+            })?;
+            Ok((file, folder))
         };
-        let file = make().map_err(|e| StoreError::io(format!("making {}", path.display()), e))?;
+        let (file, folder) = make().map_err(|e| StoreError::io(format!("making {}", path.display()), e))?;
         sync(&file, &path);
-        match File::open(dir) {
-            Ok(folder) => sync(&folder, dir),
-            Err(e) => return Err(StoreError::io(format!("opening {}", dir.display()), e)),
-        }
+        sync(&folder, dir);
         Ok(Self { file, path, number, bytes: MAGIC.len() as u64, buffer: Vec::new() })
     }
 
@@ -106,11 +107,6 @@ fn sync(file: &File, path: &Path) {
     if let Err(error) = file.sync_data() {
         abort(path, &error);
     }
-}
-
-fn abort(path: &Path, error: &std::io::Error) -> ! {
-    tracing::error!(path = %path.display(), %error, "the hot store's file cannot be kept whole, the process ends");
-    std::process::abort()
 }
 
 /// Reads a file's entries in order. In the last file a torn record at the end is cut off, durably.
