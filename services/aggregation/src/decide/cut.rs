@@ -256,9 +256,15 @@ impl Shard {
         }
     }
 
-    /// Whether a failed output should be tried again now.
+    /// Whether readers of a key can reach `ordinal`, so that objects of a job may carry it: hot-metric, as it was when
+    /// it was met last, had heard so much of the key, or does not know it.
+    pub fn hot_reaches(&self, job: &ApplyJob, ordinal: Ordinal) -> bool {
+        job.hours.is_empty() || self.keys[job.index as usize].hot_known.is_none_or(|known| known >= ordinal)
+    }
+
+    /// Whether an output should be tried again now. To be asked while no epoch is in flight.
     pub fn retry_is_due(&self, now: i64) -> bool {
-        self.keys.iter().any(|key| key.outbox.as_ref().is_some_and(|o| o.attempts > 0 && o.retry_at <= now))
+        self.keys.iter().any(|key| key.outbox.as_ref().is_some_and(|outbox| outbox.retry_at <= now))
     }
 
     /// All outputs of a key are in the lake: its boundary moves, its frozen rows are forgotten.

@@ -112,7 +112,8 @@ async fn keep_open(
     let mut failing = false;
     for stream in 1.. {
         let mut answered = false;
-        match hold(connector.as_ref(), hello, stream, &mut pushes, &events, &mut answered).await {
+        let Err(end) = hold(connector.as_ref(), hello, stream, &mut pushes, &events, &mut answered).await;
+        match end {
             End::Closed => return,
             End::Failed(error) => {
                 if answered {
@@ -134,21 +135,8 @@ async fn keep_open(
     }
 }
 
+/// Holds one stream until it ends; why it did.
 async fn hold(
-    connector: &dyn HotConnector,
-    hello: pb::ShardHello,
-    stream: u64,
-    pushes: &mut mpsc::Receiver<Push>,
-    events: &mpsc::Sender<HotEvent>,
-    answered: &mut bool,
-) -> End {
-    match hold_stream(connector, hello, stream, pushes, events, answered).await {
-        Ok(never) => match never {},
-        Err(end) => end,
-    }
-}
-
-async fn hold_stream(
     connector: &dyn HotConnector,
     hello: pb::ShardHello,
     stream: u64,

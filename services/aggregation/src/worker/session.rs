@@ -73,7 +73,7 @@ impl Session {
     /// Acquires the shard, restores its state and applies what the last epoch left.
     async fn begin(context: Arc<Context>) -> Result<Self, SessionError> {
         let acquired = context.backends.checkpoints.acquire(context.shard).await.map_err(SessionError::Checkpoint)?;
-        let (lease, mut progress) = (acquired.lease, acquired.progress);
+        let (lease, progress) = (acquired.lease, acquired.progress);
         let mut shard = Shard::restore(context.settings.clone(), progress.ordinal, &acquired.entries)?;
         drop(acquired.entries);
         shard.set_generation(lease.generation);
@@ -82,18 +82,6 @@ impl Session {
             shard = %context.shard, generation = lease.generation, epoch = progress.prepared,
             ordinal = progress.ordinal, keys = shard.keys().len(), rows = shard.state_rows(), "the shard is taken over"
         );
-
-        let standing = standing(&lease, &progress);
-        let report = apply(&context, standing, &shard.apply_jobs(clock.now_ns()), shard.dead_jobs()).await;
-        take_report(&mut shard, report, clock.now_ns());
-        if progress.completed < progress.prepared {
-            let complete = context.backends.checkpoints.complete(&lease, progress.prepared).await;
-            complete.map_err(SessionError::Checkpoint)?;
-            progress.completed = progress.prepared;
-        }
-        acknowledge(&context, &progress.position).await;
-        let published = shard.keys().iter().filter(|key| key.index_version() > 0).map(|key| key.key.clone());
-        restore_indexes(&context, published.collect()).await;
 
         let link = HotLink::start(context.hot.clone(), context.shard, context.shards, lease.generation);
         let mut session = Self {
@@ -119,8 +107,32 @@ impl Session {
             last_epoch: false,
             context,
         };
+        session.resume().await?;
         session.publish_report();
         Ok(session)
+    }
+
+    /// Applies what the last epoch left.
+    async fn resume(&mut self) -> Result<(), SessionError> {
+        let (context, standing) = (self.context.clone(), standing(&self.lease, &self.progress));
+        let mut jobs = self.shard.apply_jobs(self.clock.now_ns());
+        if jobs.iter().any(|job| !job.hours.is_empty()) {
+            self.meet_hot().await?;
+            // Hot-metric has not heard of these cuts yet, so none of their objects was replaced: readers would find
+            // footers beyond what they can know until the replay is done. They are applied after it.
+            jobs.retain(|job| self.shard.hot_reaches(job, standing.ordinal));
+        }
+        let report = apply(&context, standing, &jobs, self.shard.dead_jobs()).await;
+        take_report(&mut self.shard, report, self.clock.now_ns());
+        if self.progress.completed < self.progress.prepared {
+            let complete = context.backends.checkpoints.complete(&self.lease, self.progress.prepared).await;
+            complete.map_err(SessionError::Checkpoint)?;
+            self.progress.completed = self.progress.prepared;
+        }
+        acknowledge(&context, &self.progress.position).await;
+        let published = self.shard.keys().iter().filter(|key| key.index_version() > 0).map(|key| key.key.clone());
+        restore_indexes(&context, published.collect()).await;
+        Ok(())
     }
 
     async fn work(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), SessionError> {

@@ -25,7 +25,7 @@ impl Session {
         }
         let now = self.now();
         let due = self.shard.changed()
-            || self.shard.retry_is_due(now)
+            || (self.may_apply() && self.shard.retry_is_due(now))
             || (self.may_cut() && (!self.shard.has_room() || self.shard.cut_is_due(now)));
         if due {
             self.begin_epoch(self.progress.prepared + 1, now);
@@ -42,13 +42,19 @@ impl Session {
         self.pushing.is_synced() || (replayed && !self.shard.has_room())
     }
 
+    /// Whether objects may be replaced now: their footers name the ordinal of this moment, which readers cannot reach
+    /// while hot-metric is not told of the records that are replayed.
+    fn may_apply(&self) -> bool {
+        !self.pushing.is_replaying(self.shard.ordinal())
+    }
+
     fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
         if self.may_cut() {
             self.shard.relieve();
             self.shard.cut_due(epoch, now);
         }
         let changes = self.shard.take_changes(epoch);
-        let jobs = self.shard.apply_jobs(now);
+        let jobs = if self.may_apply() { self.shard.apply_jobs(now) } else { Vec::new() };
         let dead = self.shard.dead_jobs();
         self.epoch_began_ns = self.context.clock.monotonic_ns();
         self.epoch_bytes = 0;

@@ -53,6 +53,22 @@ impl Pushing {
 }
 
 impl Session {
+    /// Waits for a first word of hot-metric on what it holds; not for ever, because correctness does not need it.
+    pub(super) async fn meet_hot(&mut self) -> Result<(), SessionError> {
+        let wait = self.context.options.hot_wait_max;
+        let met = tokio::time::timeout(wait, async {
+            while !self.pushing.met {
+                let event = self.link.events.recv().await.ok_or(SessionError::Task)?;
+                self.take_hot_event(event)?;
+            }
+            Ok(())
+        });
+        met.await.unwrap_or_else(|_| {
+            tracing::warn!(shard = %self.context.shard, "hot-metric does not answer, the shard is taken over without it");
+            Ok(())
+        })
+    }
+
     pub(super) fn may_push(&self) -> bool {
         let pushing = &self.pushing;
         pushing.stream.is_some()

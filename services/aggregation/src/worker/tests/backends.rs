@@ -12,7 +12,11 @@ use tidegauge_core::checkpoint::{Acquired, Change, CheckpointStore, Lease, Progr
 use tidegauge_core::ids::{Epoch, LineageId, Ordinal};
 use tidegauge_core::lake::{Expected, LakeStore, ObjectMeta, ObjectVersion, PinnedObject};
 use tidegauge_core::log::{EventLog, LogRecord, NewRecord, Position, ReadBatch, ShardStatus};
+use tidegauge_lake::{object, paths};
 use tokio::sync::watch;
+
+use super::hot::Held;
+use crate::decide::keyspace;
 
 /// Blows after a number of operations. Even numbers: the last one is done, its answer lost; odd: it is not done.
 #[derive(Debug)]
@@ -56,6 +60,15 @@ pub(super) struct Stored {
     pub(super) entries: BTreeMap<(u8, Bytes), Bytes>,
 }
 
+impl Stored {
+    /// Entries with rows of outputs of the epoch in flight.
+    pub(super) fn rows_on_their_way(&self) -> usize {
+        let open = self.progress.as_ref().is_some_and(|progress| progress.completed < progress.prepared);
+        let rows = self.entries.keys().filter(|(space, key)| *space == keyspace::OUTPUTS && key.len() > 12);
+        if open { rows.count() } else { 0 }
+    }
+}
+
 /// One process's access to the disk.
 #[derive(Debug)]
 pub(super) struct Stores {
@@ -63,9 +76,28 @@ pub(super) struct Stores {
     pub(super) fuse: Arc<Fuse>,
     /// Replaces of paths that contain this text fail.
     pub(super) broken: Mutex<Option<String>>,
+    /// What readers can reach: an object beyond it makes them wait.
+    held: Held,
+    /// Objects that were replaced before readers could reach them.
+    beyond: Arc<Mutex<Vec<String>>>,
 }
 
 impl Stores {
+    pub(super) fn new(disk: Arc<Disk>, fuse: Arc<Fuse>, held: Held, beyond: Arc<Mutex<Vec<String>>>) -> Arc<Self> {
+        Arc::new(Self { disk, fuse, broken: Mutex::default(), held, beyond })
+    }
+
+    fn note_if_beyond(&self, path: &str, content: &Bytes) {
+        if paths::parse_aggregated_object(path).is_none() {
+            return;
+        }
+        let (_, footer) = object::decode(content.clone()).unwrap();
+        let as_of = self.held.lock().unwrap().get(&footer.key).map(|held| held.version);
+        if as_of.is_some_and(|as_of| footer.generation >= as_of.generation && footer.ordinal > as_of.ordinal) {
+            self.beyond.lock().unwrap().push(format!("{path}: {footer:?} while readers are at {as_of:?}"));
+        }
+    }
+
     fn guard<T>(&self, operation: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let (done, answered) = self.fuse.take();
         let result = if done { operation() } else { return Err(dead()) };
@@ -157,6 +189,7 @@ impl LakeStore for Stores {
             return Err(StoreError::Unavailable(path.to_owned()));
         }
         self.guard(|| {
+            self.note_if_beyond(path, &content);
             let mut objects = self.disk.objects.lock().unwrap();
             let found = objects.get(path).map(|(_, version)| *version);
             let wanted = match expected {

@@ -9,7 +9,7 @@ use tidegauge_core::hot::{HotVersion, WindowRow};
 use tidegauge_core::{Key, MetricName};
 use tidegauge_proto::convert::hot as convert;
 use tidegauge_proto::hotmetric::v1 as pb;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -27,11 +27,19 @@ pub(super) struct HeldKey {
 
 pub(super) type Held = Arc<Mutex<HashMap<Key, HeldKey>>>;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct MemoryHot {
     pub(super) held: Held,
     /// Streams end after so many batches.
     pub(super) batches_per_stream: Option<u64>,
+    /// While true, batches lie unread; those of a caller that has gone meanwhile are lost.
+    pub(super) stuck: Arc<watch::Sender<bool>>,
+}
+
+impl Default for MemoryHot {
+    fn default() -> Self {
+        Self { held: Held::default(), batches_per_stream: None, stuck: Arc::new(watch::Sender::new(false)) }
+    }
 }
 
 #[async_trait]
@@ -39,6 +47,7 @@ impl HotConnector for MemoryHot {
     async fn open(&self, mut requests: ReceiverStream<pb::ApplyUpdatesRequest>) -> Result<Answers, Status> {
         let (answers, queue) = mpsc::channel(4);
         let (held, limit) = (self.held.clone(), self.batches_per_stream);
+        let mut stuck = self.stuck.subscribe();
         tokio::spawn(async move {
             let mut seen = HashSet::new();
             let mut batches = 0;
@@ -48,6 +57,10 @@ impl HotConnector for MemoryHot {
                         pb::apply_updates_response::Step::Versions(versions(&held, &hello))
                     }
                     pb::apply_updates_request::Step::Batch(batch) => {
+                        let _ = stuck.wait_for(|stuck| !stuck).await;
+                        if answers.is_closed() {
+                            return;
+                        }
                         batches += 1;
                         let sequence = batch.sequence;
                         apply(&held, batch, &mut seen);

@@ -35,6 +35,10 @@ struct World {
     answered: HashMap<Key, u64>,
     answers: u64,
     decoded: Mutex<HashMap<String, Decoded>>,
+    /// Objects that were replaced before readers could reach them.
+    beyond: Arc<Mutex<Vec<String>>>,
+    /// Whether that may happen.
+    waits: bool,
     _time: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -77,12 +81,14 @@ impl World {
             answered: HashMap::new(),
             answers: 0,
             decoded: Mutex::default(),
+            beyond: Arc::default(),
+            waits: false,
             _time: tokio_util::task::AbortOnDropHandle::new(time),
         }
     }
 
     fn start(&self, fuse: Arc<Fuse>, options: AggregationOptions) -> (AggregationHandle, Arc<Stores>) {
-        let stores = Arc::new(Stores { disk: self.disk.clone(), fuse, broken: Mutex::default() });
+        let stores = Stores::new(self.disk.clone(), fuse, self.hot.held.clone(), self.beyond.clone());
         let backends = Backends { log: self.log.clone(), checkpoints: stores.clone(), lake: stores.clone() };
         let hot = Arc::new(self.hot.clone());
         let handle = Aggregation::start_with(options, backends, hot, self.clock.clone(), authority());
@@ -113,6 +119,8 @@ impl World {
 
     /// A reader's answer for every key, checked by I6.
     fn read(&mut self) {
+        let beyond = self.beyond.lock().unwrap().clone();
+        assert!(self.waits || beyond.is_empty(), "readers have to wait: {beyond:?}");
         let held = self.hot.held.lock().unwrap().clone();
         for (key, hot) in held {
             let Some(lake) = self.lake_rows(&key, Some(hot.version.ordinal)) else { continue };
@@ -174,7 +182,7 @@ impl World {
     }
 
     async fn verify(&self) {
-        let stores = Arc::new(Stores { disk: self.disk.clone(), fuse: Fuse::never(), broken: Mutex::default() });
+        let stores = Stores::new(self.disk.clone(), Fuse::never(), Default::default(), Default::default());
         let backends = Backends { log: self.log.clone(), checkpoints: stores.clone(), lake: stores };
         let report = verify(&options(), &backends, &authority()).await.unwrap();
         assert_eq!(report.findings, []);
@@ -286,13 +294,41 @@ async fn a_replay_takes_nothing_back() {
     heard.await.unwrap();
     world.read();
     drop(first);
-    // Record by record, while epochs are due all the time and do not wait for hot-metric.
+    // Record by record, while epochs are due all the time and do not wait for hot-metric: then readers may have to.
+    world.waits = true;
     world.log.slow.store(true, std::sync::atomic::Ordering::SeqCst);
     let hasty = AggregationOptions { read_bytes: 1, hot_wait_max: Duration::from_millis(1), ..options() };
     let (second, _) = world.start(Fuse::never(), hasty);
     world.rest(&second).await;
     world.compare();
     second.drain().await;
+}
+
+/// A process dies with a cut prepared of which hot-metric has not heard. The next one replaces no object of it before
+/// hot-metric has: readers could not reach its footer, and every query on the key would have to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_is_announced_before_it_is_applied_also_after_a_takeover() {
+    let mut world = World::new();
+    let (first, _) = world.start(Fuse::never(), options());
+    world.send(0).await;
+    world.rest(&first).await;
+    world.hot.stuck.send_replace(true);
+    world.send(1).await;
+    let prepared = tokio::time::timeout(Duration::from_secs(30), async {
+        while world.disk.checkpoint.lock().unwrap().rows_on_their_way() == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    prepared.await.unwrap();
+    drop(first);
+    world.hot.stuck.send_replace(false);
+    // Record by record: the replay takes its time.
+    world.log.slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (second, _) = world.start(Fuse::never(), options());
+    world.rest(&second).await;
+    world.compare();
+    second.drain().await;
+    world.verify().await;
 }
 
 /// One object that cannot be written holds up its own key: the other's boundary moves, the parked rows stay visible as
