@@ -97,8 +97,8 @@ impl fmt::Debug for SigningKey {
 /// Signs a token offline, with the key in `folder` (`<data-dir>/auth`, made if it is not there).
 ///
 /// # Errors
-/// [`AuthError`]: the key cannot be read, the user's name is not allowed, `tenants` is an empty list, or `role` is
-/// [`Role::Service`], which only a running process gives itself.
+/// [`AuthError`]: the key cannot be read, the user's name is not allowed, `tenants` is an empty list, the life is shorter
+/// than a second, or `role` is [`Role::Service`], which only a running process gives itself.
 pub fn create_token(
     folder: &Path,
     user: &str,
@@ -107,10 +107,7 @@ pub fn create_token(
     ttl: Duration,
     clock: &dyn Clock,
 ) -> Result<String, AuthError> {
-    check_request(user, tenants, role)?;
-    if ttl < Duration::from_secs(1) {
-        return Err(AuthError::Refused("a token must live for at least a second".to_owned()));
-    }
+    check_request(user, tenants, role, Some(ttl))?;
     let key = SigningKey::open(folder)?;
     let now = wall_seconds(clock.wall_ns());
     key.sign(&Claims {
@@ -128,7 +125,12 @@ pub fn create_token(
 }
 
 /// Whether a credential for a user may be made at all.
-pub(crate) fn check_request(user: &str, tenants: &TenantClaim, role: Role) -> Result<(), AuthError> {
+pub(crate) fn check_request(
+    user: &str,
+    tenants: &TenantClaim,
+    role: Role,
+    ttl: Option<Duration>,
+) -> Result<(), AuthError> {
     if let Some(problem) = user_name_problem(user) {
         return Err(AuthError::Refused(format!("the user name {user:?} {problem}")));
     }
@@ -137,6 +139,9 @@ pub(crate) fn check_request(user: &str, tenants: &TenantClaim, role: Role) -> Re
     }
     if matches!(tenants, TenantClaim::Only(tenants) if tenants.is_empty()) {
         return Err(AuthError::Refused("a credential for no tenant grants nothing".to_owned()));
+    }
+    if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1)) {
+        return Err(AuthError::Refused("a credential must live for at least a second".to_owned()));
     }
     Ok(())
 }

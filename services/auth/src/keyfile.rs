@@ -108,7 +108,7 @@ pub fn create_key(
     ttl: Option<Duration>,
     clock: &dyn Clock,
 ) -> Result<String, AuthError> {
-    check_request(user, tenants, role)?;
+    check_request(user, tenants, role, ttl)?;
     files::make_private_folder(folder)?;
     let lock_path = folder.join("api-keys.lock");
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);

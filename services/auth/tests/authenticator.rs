@@ -224,6 +224,31 @@ fn secrets_are_kept_private() {
     assert!(!format!("{auth:?} {grant:?}").contains(secret));
 }
 
+/// Proves that credentials which must not exist, or could never be used, are not made.
+#[test]
+fn senseless_credentials_are_refused() {
+    let world = World::new();
+    let t1 = || only(&["t1"]);
+    let long = Duration::from_secs(60);
+    let short = Duration::from_millis(999);
+    for (user, claim, role, ttl, problem) in [
+        ("", t1(), Role::Reader, long, "must not be empty"),
+        ("service:query", t1(), Role::Reader, long, "colon"),
+        ("a\nb", t1(), Role::Reader, long, "control characters"),
+        (&*"u".repeat(256), t1(), Role::Reader, long, "longer than 255 bytes"),
+        ("ann", only(&[]), Role::Reader, long, "for no tenant"),
+        ("ann", t1(), Role::Service, long, "role service"),
+        ("ann", t1(), Role::Reader, short, "at least a second"),
+    ] {
+        let token = create_token(&world.auth(), user, &claim, role, ttl, &*world.clock).expect_err(problem);
+        let key = create_key(&world.auth(), user, &claim, role, Some(ttl), &*world.clock).expect_err(problem);
+        for error in [token.to_string(), key.to_string()] {
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+    assert!(!world.auth().exists(), "a refusal leaves nothing behind");
+}
+
 /// Proves that two commands adding keys at once lose neither, and that all processes share one signing key.
 #[test]
 fn concurrent_commands_lose_nothing() {
@@ -347,6 +372,18 @@ fn deviating_tokens_are_refused() {
         Header { crit: Some(vec!["b64".to_owned()]), ..header.clone() },
     ] {
         assert_eq!(denied(&auth, &bearer(&world.forge(&header, &user()))), Denied::Invalid, "{header:?}");
+    }
+    // What cannot be a credential by its size alone is not looked at further.
+    for huge in
+        [bearer(&"a".repeat(25 << 10)), bearer(&format!("{}.e30.{}", "A".repeat(12 << 10), "A".repeat(13 << 10)))]
+    {
+        assert_eq!(denied(&auth, &huge), Denied::Invalid);
+    }
+    // Another algorithm of the same key, by the header alone.
+    for alg in ["none", "None", "HS256", "RS256", "ES256", "PS256", "EdDSA256", "ed25519"] {
+        let mut parts: Vec<String> = world.forge(&header, &user()).split('.').map(str::to_owned).collect();
+        parts[0] = URL_SAFE_NO_PAD.encode(json!({"alg": alg, "typ": "JWT", "kid": kid}).to_string());
+        assert_eq!(denied(&auth, &bearer(&parts.join("."))), Denied::Invalid, "{alg}");
     }
     // No signature, and a signature by the public part as a shared secret.
     let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
