@@ -1,5 +1,7 @@
 //! Takes connections and serves HTTP/2 on them.
 
+mod spoken;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,7 @@ use tonic::body::Body;
 use tower::Service as _;
 
 use crate::layers::{Line, Stack};
+use spoken::Spoken;
 
 /// Time for a call that was told to end, and for the last bytes of a connection.
 const LAST_BYTES_TIME: Duration = Duration::from_secs(2);
@@ -29,6 +32,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may live.
 #[derive(Clone, Copy, Debug)]
 struct Age {
+    /// Time for the client to begin with HTTP/2; one that says nothing holds no place.
+    silence: Duration,
     /// When it gets GOAWAY.
     max: Duration,
     /// How long after that its open calls may go on.
@@ -36,7 +41,11 @@ struct Age {
 }
 
 /// Of connections from outside; the in-memory one has no load to spread.
-const AGE: Age = Age { max: limits::CONNECTION_AGE_MAX, grace: limits::CONNECTION_AGE_GRACE };
+const AGE: Age = Age {
+    silence: limits::TLS_HANDSHAKE_TIME_MAX,
+    max: limits::CONNECTION_AGE_MAX,
+    grace: limits::CONNECTION_AGE_GRACE,
+};
 
 /// The steps of the end, each cancelled in its turn.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +112,13 @@ async fn serve_tcp(io: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, st
     let Some(tls) = tls else {
         return serve(io, line, stack, ending, Some(AGE), None).await;
     };
-    match tokio::time::timeout(limits::TLS_HANDSHAKE_TIME_MAX, tls.accept(io)).await {
+    let handshake = tokio::time::timeout(limits::TLS_HANDSHAKE_TIME_MAX, tls.accept(io));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        // Nothing has been asked yet.
+        () = ending.closing.cancelled() => return,
+    };
+    match shaken {
         Ok(Ok(io)) => serve(io, line, stack, ending, Some(AGE), None).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -153,8 +168,15 @@ where
         // A stack is always ready: what may have to wait or be refused is decided in the call.
         stack.clone().call(request)
     });
+    let (io, spoken) = Spoken::watch(io);
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(io), service));
 
+    let silent = async {
+        match age {
+            Some(age) if tokio::time::timeout(age.silence, spoken.cancelled()).await.is_err() => {}
+            _ => std::future::pending().await,
+        }
+    };
     let aged = async {
         match age {
             Some(age) => {
@@ -165,8 +187,12 @@ where
     };
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = silent => return,
         () = aged => {}
         () = ending.closing.cancelled() => {}
+    }
+    if !spoken.is_cancelled() {
+        return;
     }
     connection.as_mut().graceful_shutdown();
     let grace = age.map_or(limits::CONNECTION_AGE_GRACE, |age| age.grace);
@@ -203,6 +229,7 @@ mod tests {
     use http_body::Frame;
     use http_body_util::{BodyExt as _, StreamBody};
     use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt as _;
     use tonic::Code;
 
     use super::*;
@@ -220,7 +247,8 @@ mod tests {
         let (near, far) = tokio::io::duplex(1 << 16);
         let ending = Ending::default();
         let line = Line { peer: None, internal: false, ending: ending.ending.child_token() };
-        let age = Age { max: Duration::from_millis(20), grace: Duration::from_millis(200) };
+        let silence = Duration::from_secs(20);
+        let age = Age { silence, max: Duration::from_millis(20), grace: Duration::from_millis(200) };
         let served =
             tokio::spawn(async move { serve(far, line, attend_only(endless), &ending, Some(age), None).await });
 
@@ -237,5 +265,34 @@ mod tests {
         assert!(tonic_types::StatusExt::get_details_retry_info(&status).is_some());
         served.await.expect("the connection has ended");
         let _ = connection.await.expect("no panic");
+    }
+
+    /// Proves that a client that says nothing, or begins and stops, loses its place, and one that has begun does not.
+    #[tokio::test]
+    async fn a_silent_connection_is_dropped() {
+        let never = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let serve_with = |far| {
+            let ending = Ending::default();
+            let line = Line { peer: None, internal: false, ending: ending.ending.child_token() };
+            let long = Duration::from_secs(3600);
+            let age = Age { silence: Duration::from_millis(50), max: long, grace: long };
+            tokio::spawn(async move { serve(far, line, attend_only(never), &ending, Some(age), None).await })
+        };
+        for beginning in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+            let (mut near, far) = tokio::io::duplex(1 << 16);
+            near.write_all(beginning).await.expect("room");
+            let served = tokio::time::timeout(Duration::from_secs(20), serve_with(far)).await;
+            served.expect("it must be dropped soon").expect("no panic");
+        }
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let served = serve_with(far);
+        let (client, connection) =
+            hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(near))
+                .await
+                .expect("handshake");
+        let connection = tokio::spawn(connection);
+        assert!(tokio::time::timeout(Duration::from_millis(300), served).await.is_err(), "it has begun and stays");
+        drop(client);
+        connection.abort();
     }
 }
