@@ -4,7 +4,7 @@
 //! the number of record bytes since the shard began, 8 bytes big endian.
 //!
 //! A thread per shard commits what waits: one write, one `fdatasync`, then all answers. What arrives during a sync forms
-//! the next commit, so batching needs no delay. A failed sync ends the process; a write that finds no space is cut back
+//! the next commit, so batching needs no delay; keys take turns in it ([`queue`]), so that none waits for another's load. A failed sync ends the process; a write that finds no space is cut back
 //! and refused, and the log goes on. A start checks what a crash can have touched ([`recovery`]); everything else is
 //! checked when it is read. Nothing is ever skipped.
 //!
@@ -29,10 +29,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidegauge_core::ShardId;
 use tidegauge_core::clock::Clock;
 use tidegauge_core::limits::RECORD_BYTES_MAX;
 use tidegauge_core::log::{EventLog, NewRecord, Position, ReadBatch, ShardStatus, StoreError};
+use tidegauge_core::{Key, ShardId};
 use tokio::sync::oneshot;
 
 use crate::files::Files;
@@ -50,6 +50,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct EmbeddedLog {
     shards: Vec<Arc<Shard>>,
+    group_commit_bytes: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -73,7 +74,8 @@ impl EmbeddedLog {
             reserve: options.reserve,
             abort: options.abort.clone(),
         };
-        let mut log = Self { shards: Vec::with_capacity(opened.len()), threads: Mutex::default() };
+        let group_commit_bytes = options.group_commit_bytes;
+        let mut log = Self { shards: Vec::with_capacity(opened.len()), group_commit_bytes, threads: Mutex::default() };
         log.spawn("log-fill".to_owned(), move || filler.run())?;
         for (id, opened) in (0..).map(ShardId).zip(opened) {
             let dir = segment::shard_dir(&options.dir, id);
@@ -82,7 +84,7 @@ impl EmbeddedLog {
             let shard = Arc::new(shard);
             log.shards.push(Arc::clone(&shard));
             if let Some((last, file)) = last.and_then(|last| Some((last.clone(), last.active?))) {
-                let active = Active::new(&shard, last.base, file, filled, last_offset(last.base, end));
+                let active = Active::new(&shard, &last, file, filled, end);
                 let writer = Writer::new(shard, active, end, fill_sender.clone());
                 log.spawn(format!("log-{id}"), move || writer.run())?;
             }
@@ -116,27 +118,33 @@ impl EmbeddedLog {
         shard.ok_or_else(|| StoreError::Invalid(format!("shard {id} of a log with {} shards", self.shards.len())))
     }
 
-    /// Divides the records of a call by shard and makes them ready, or refuses the call.
+    /// Divides the records of a call by key into parts of at most a commit, and makes them ready, or refuses the call.
     fn divide(&self, records: Vec<NewRecord>) -> Result<Vec<Part>, StoreError> {
         let shards = self.shards();
         let mut parts: Vec<Part> = Vec::new();
         for (index, record) in records.into_iter().enumerate() {
-            let key = record.key.to_string().into_bytes().into_boxed_slice();
-            let bytes = key.len() + record.payload.len();
-            if bytes > RECORD_BYTES_MAX || key.len() > format::KEY_BYTES_MAX {
+            // The newest part of a key is found first: its records keep their order.
+            let at = match parts.iter().rposition(|part| part.key == record.key) {
+                Some(at) => at,
+                None => {
+                    parts.push(Part::new(record.key, shards));
+                    parts.len() - 1
+                }
+            };
+            let part = &mut parts[at];
+            let bytes = part.key_bytes.len() + record.payload.len();
+            if bytes > RECORD_BYTES_MAX || part.key_bytes.len() > format::KEY_BYTES_MAX {
                 return Err(StoreError::Invalid(format!("a record of {bytes} bytes, more than {RECORD_BYTES_MAX}")));
             }
-            let shard = record.key.shard(shards);
-            let content_checksum = format::content_checksum(&key, &record.payload);
-            let stored_bytes = format::stored_bytes(key.len(), record.payload.len());
-            let pending = PendingRecord { key, payload: record.payload, content_checksum };
-            match parts.iter_mut().find(|part| part.shard == shard) {
-                Some(part) => part.push(index, pending, stored_bytes),
-                None => {
-                    let mut part = Part { shard, indexes: Vec::new(), records: Vec::new(), stored_bytes: 0 };
-                    part.push(index, pending, stored_bytes);
-                    parts.push(part);
-                }
+            let content_checksum = format::content_checksum(&part.key_bytes, &record.payload);
+            let stored_bytes = format::stored_bytes(part.key_bytes.len(), record.payload.len());
+            let pending = PendingRecord { payload: record.payload, content_checksum };
+            if part.stored_bytes > 0 && part.stored_bytes + stored_bytes > self.group_commit_bytes {
+                let mut next = part.continued();
+                next.push(index, pending, stored_bytes);
+                parts.push(next);
+            } else {
+                part.push(index, pending, stored_bytes);
             }
         }
         Ok(parts)
@@ -144,39 +152,50 @@ impl EmbeddedLog {
 
     /// Takes room in all queues, or in none.
     fn reserve(&self, parts: &[Part]) -> Result<(), StoreError> {
-        for (done, part) in parts.iter().enumerate() {
+        // What a key needs is asked for at once: parts one by one could meet the bound of the key's share.
+        let mut needs: Vec<(&Part, usize, usize)> = Vec::new();
+        for part in parts {
+            match needs.iter_mut().find(|(first, ..)| first.key == part.key) {
+                Some((_, stored_bytes, room)) => {
+                    *stored_bytes += part.stored_bytes;
+                    *room += part.room();
+                }
+                None => needs.push((part, part.stored_bytes, part.room())),
+            }
+        }
+        for (done, (part, stored_bytes, room)) in needs.iter().enumerate() {
             let shard = self.shard(part.shard)?;
             let refused = match shard.full.load(Ordering::Acquire) {
                 // Asked before anything is queued, so that a refused call over several shards leaves nothing.
-                true => shard.check_reserve(part.stored_bytes).err().map(StoreError::Full),
+                true => shard.check_reserve(*stored_bytes).err().map(StoreError::Full),
                 false => None,
             };
             let refused = match refused {
-                None if part.stored_bytes > shard.options.queue_bytes => Some(StoreError::Invalid(format!(
-                    "{} bytes in one call for shard {}, more than its queue ever holds",
-                    part.stored_bytes, part.shard
+                None if *room > shard.options.queue_bytes => Some(StoreError::Invalid(format!(
+                    "{stored_bytes} bytes in one call for shard {}, more than its queue ever holds",
+                    part.shard
                 ))),
-                None if !shard.queue.reserve(part.stored_bytes) => Some(StoreError::Busy {
+                None if !shard.queue.reserve(&part.key, *room) => Some(StoreError::Busy {
                     what: format!("the queue of shard {}", part.shard),
                     retry_after: BUSY_RETRY,
                 }),
                 other => other,
             };
             if let Some(error) = refused {
-                for part in &parts[..done] {
-                    self.release(part);
+                for (part, stored_bytes, room) in &needs[..done] {
+                    self.release(part, *stored_bytes, *room);
                 }
                 return Err(error);
             }
-            shard.meter.queue_bytes.increment(part.stored_bytes as f64);
+            shard.meter.queue_bytes.increment(*stored_bytes as f64);
         }
         Ok(())
     }
 
-    fn release(&self, part: &Part) {
+    fn release(&self, part: &Part, stored_bytes: usize, room: usize) {
         if let Ok(shard) = self.shard(part.shard) {
-            shard.queue.release(part.stored_bytes);
-            shard.meter.queue_bytes.decrement(part.stored_bytes as f64);
+            shard.queue.release(&part.key, room);
+            shard.meter.queue_bytes.decrement(stored_bytes as f64);
         }
     }
 }
@@ -191,9 +210,11 @@ impl Drop for EmbeddedLog {
     }
 }
 
-/// What one call brings to one shard.
+/// What one call brings for one key, or as much of it as goes into one commit.
 struct Part {
     shard: ShardId,
+    key: Key,
+    key_bytes: Box<[u8]>,
     /// Places of the records in the call.
     indexes: Vec<usize>,
     records: Vec<PendingRecord>,
@@ -201,10 +222,26 @@ struct Part {
 }
 
 impl Part {
+    fn new(key: Key, shards: u32) -> Self {
+        let (shard, key_bytes) = (key.shard(shards), key.to_string().into_bytes().into_boxed_slice());
+        Self { shard, key, key_bytes, indexes: Vec::new(), records: Vec::new(), stored_bytes: 0 }
+    }
+
+    /// An empty part of the same key.
+    fn continued(&self) -> Self {
+        let (key, key_bytes) = (self.key.clone(), self.key_bytes.clone());
+        Self { shard: self.shard, key, key_bytes, indexes: Vec::new(), records: Vec::new(), stored_bytes: 0 }
+    }
+
     fn push(&mut self, index: usize, record: PendingRecord, stored_bytes: usize) {
         self.indexes.push(index);
         self.records.push(record);
         self.stored_bytes += stored_bytes;
+    }
+
+    /// Room that it takes in the queue.
+    fn room(&self) -> usize {
+        queue::room(self.stored_bytes)
     }
 }
 
@@ -225,12 +262,12 @@ impl EventLog for EmbeddedLog {
         for part in parts {
             let (done, answer) = oneshot::channel();
             let shard = self.shard(part.shard)?;
-            let job = Job { records: part.records, stored_bytes: part.stored_bytes, done };
-            match shard.queue.push(job) {
-                Ok(()) => waiting.push((part.shard, part.indexes, answer)),
-                Err(why) => {
-                    shard.queue.release(part.stored_bytes);
-                    shard.meter.queue_bytes.decrement(part.stored_bytes as f64);
+            let Part { key, key_bytes, indexes, records, stored_bytes, .. } = part;
+            match shard.queue.push(Job { key, key_bytes, records, stored_bytes, done }) {
+                Ok(()) => waiting.push((part.shard, indexes, answer)),
+                Err((job, why)) => {
+                    shard.queue.release_all(&[job]);
+                    shard.meter.queue_bytes.decrement(stored_bytes as f64);
                     refused = Some(StoreError::Unavailable(why));
                 }
             }
@@ -251,7 +288,7 @@ impl EventLog for EmbeddedLog {
         }
         match refused {
             None => Ok(positions),
-            // Full means that nothing is on the log; here other shards have their part already.
+            // Full means that nothing is on the log; here other parts are there already.
             Some(StoreError::Full(what)) if written => Err(StoreError::Unavailable(format!("partly written: {what}"))),
             Some(error) => Err(error),
         }
@@ -326,9 +363,4 @@ fn parse_position(position: &Position) -> Result<Option<u64>, StoreError> {
         Ok(bytes) if bytes % format::ALIGN as u64 == 0 => Ok(Some(bytes)),
         _ => Err(StoreError::Invalid(format!("{:?} is no position of this log", position.0))),
     }
-}
-
-/// Offset in the segment's file of a position.
-fn last_offset(base: u64, position: u64) -> u64 {
-    format::SEGMENT_HEADER_BYTES as u64 + position - base
 }

@@ -22,11 +22,13 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Zeros written ahead of the records, so that a small commit changes no file size; 0 writes none.
     pub write_ahead_bytes: u64,
-    /// Bytes of one group commit. A call's records of one shard are never divided.
+    /// Bytes of one group commit; a record is never divided.
     pub group_commit_bytes: usize,
     /// Bytes that may wait in one shard.
     pub queue_bytes: usize,
-    /// How long acknowledged records are kept.
+    /// How often a writer without work looks for a segment to end for its age, and for segments to delete.
+    pub idle: Duration,
+    /// How long acknowledged records are kept. A segment goes as a whole, so its first record stays up to an eighth longer.
     pub retention: Duration,
     /// Room on the disk that the log leaves to others.
     pub reserve: DiskReserve,
@@ -46,6 +48,7 @@ impl LogOptions {
             write_ahead_bytes: 4 << 20,
             group_commit_bytes: limits::GROUP_COMMIT_BYTES,
             queue_bytes: limits::INGEST_QUEUE_BYTES,
+            idle: Duration::from_secs(60),
             retention: limits::LOG_RETENTION,
             reserve: DiskReserve::default(),
             known: Vec::new(),

@@ -12,12 +12,15 @@ use bytes::Bytes;
 use super::fill::Fill;
 use super::format::{Envelope, Place, SEGMENT_HEADER_BYTES, SegmentHeader, stored_bytes};
 use super::queue::{Job, Refusal, Taken};
-use super::segment::{CreateError, create_segment, segment_path};
+use super::segment::{CreateError, Segment, create_segment, segment_path};
 use super::shard::Shard;
 use crate::files::{FileHandle, write_vectored_full};
 
-/// How often an idle writer looks for segments to delete.
-const IDLE: Duration = Duration::from_secs(60);
+/// Share of the retention time after which a segment is ended, full or not: what one quiet segment holds can only go once
+/// the next one has begun.
+const ROLL_SHARE: u32 = 8;
+/// A segment is not ended sooner than this for its age.
+const ROLL_AGE_MIN: Duration = Duration::from_secs(60);
 /// Payloads up to this are copied beside their headers: cheaper than a piece of their own.
 const INLINE_BYTES_MAX: usize = 4 << 10;
 /// Commits above this gain nothing from zeros written ahead.
@@ -38,17 +41,20 @@ pub(super) struct Writer {
 /// The segment that is written.
 #[derive(Debug)]
 pub(super) struct Active {
-    pub(super) base: u64,
-    pub(super) file: Arc<dyn FileHandle>,
-    pub(super) fill: Arc<Fill>,
+    base: u64,
+    /// When its first record was written; without records, when it was begun.
+    oldest_ns: i64,
+    file: Arc<dyn FileHandle>,
+    fill: Arc<Fill>,
 }
 
 impl Active {
-    /// `filled` is the length of the file, `end` the offset after its records.
-    pub(super) fn new(shard: &Shard, base: u64, file: Arc<dyn FileHandle>, filled: u64, end: u64) -> Self {
+    /// `file` is the segment's, `filled` its length, `end` the position after its records.
+    pub(super) fn new(shard: &Shard, segment: &Segment, file: Arc<dyn FileHandle>, filled: u64, end: u64) -> Self {
         let limit = SEGMENT_HEADER_BYTES as u64 + shard.options.segment_bytes;
-        let fill = Fill::new(Arc::clone(&file), filled, end, shard.options.write_ahead_bytes, limit);
-        Self { base, file, fill: Arc::new(fill) }
+        let ahead = shard.options.write_ahead_bytes;
+        let fill = Fill::new(Arc::clone(&file), filled, segment.offset(end), ahead, limit);
+        Self { base: segment.base, oldest_ns: segment.created_ns, file, fill: Arc::new(fill) }
     }
 }
 
@@ -76,21 +82,32 @@ impl Writer {
         let _closing = FailOnDrop(Arc::clone(&self.shard));
         self.write_ahead();
         loop {
-            match self.shard.queue.take(self.shard.options.group_commit_bytes, IDLE) {
-                Taken::Jobs(jobs) => {
-                    if let Err(reason) = self.commit(jobs) {
-                        self.shard.queue.fail(&reason);
-                        return;
-                    }
-                }
-                Taken::Idle => {
-                    if let Err(error) = self.shard.retain() {
-                        tracing::warn!(%error, shard = self.shard.id.0, "cannot delete old segments of the log");
-                    }
-                }
+            let options = &self.shard.options;
+            let done = match self.shard.queue.take(options.group_commit_bytes, options.idle) {
+                Taken::Jobs(jobs) => self.commit(jobs),
+                Taken::Idle => self.tidy(),
                 Taken::Closed => return,
+            };
+            if let Err(reason) = done {
+                self.shard.queue.fail(&reason);
+                return;
             }
         }
+    }
+
+    /// Ends a segment that has grown old, and deletes what has expired.
+    ///
+    /// # Errors
+    /// Why the process should have ended.
+    fn tidy(&mut self) -> Result<(), String> {
+        if let Err(Failure::Unknown(reason)) = self.roll_if_old() {
+            self.shard.options.abort.call(&reason);
+            return Err(reason);
+        }
+        if let Err(error) = self.shard.retain() {
+            tracing::warn!(%error, shard = self.shard.id.0, "cannot delete old segments of the log");
+        }
+        Ok(())
     }
 
     /// Writes jobs and answers them.
@@ -100,7 +117,7 @@ impl Writer {
     fn commit(&mut self, jobs: Vec<Job>) -> Result<(), String> {
         let bytes: usize = jobs.iter().map(|job| job.stored_bytes).sum();
         let written = self.write(&jobs, bytes);
-        self.shard.queue.release(bytes);
+        self.shard.queue.release_all(&jobs);
         self.shard.meter.queue_bytes.decrement(bytes as f64);
         self.shard.full.store(matches!(&written, Err(Failure::Refused(Refusal::Full(_)))), Ordering::Release);
         match written {
@@ -113,7 +130,7 @@ impl Writer {
                 for job in jobs {
                     self.shard.meter.append_records.increment(job.records.len() as u64);
                     let after = job.records.iter().map(|record| {
-                        position += stored_bytes(record.key.len(), record.payload.len()) as u64;
+                        position += stored_bytes(job.key_bytes.len(), record.payload.len()) as u64;
                         position
                     });
                     let positions = after.collect();
@@ -147,6 +164,11 @@ impl Writer {
         let used = self.end - self.active.base;
         if used > 0 && used + bytes as u64 > self.shard.options.segment_bytes {
             self.roll()?;
+        } else {
+            self.roll_if_old()?;
+        }
+        if self.end == self.active.base {
+            self.active.oldest_ns = self.shard.clock.wall_ns();
         }
         let offset = self.offset();
         self.active.fill.claim(offset + bytes as u64);
@@ -178,10 +200,11 @@ impl Writer {
         let mut pieces = Vec::new();
         let mut inline_from = 0;
         let mut place = Place { position: self.end, offset, commit_start: self.end };
-        for record in jobs.iter().flat_map(|job| &job.records) {
-            let envelope = Envelope::new(place, &record.key, &record.payload, record.content_checksum);
+        let records = jobs.iter().flat_map(|job| job.records.iter().map(|record| (&*job.key_bytes, record)));
+        for (key, record) in records {
+            let envelope = Envelope::new(place, key, &record.payload, record.content_checksum);
             self.inline.extend_from_slice(&envelope.header);
-            self.inline.extend_from_slice(&record.key);
+            self.inline.extend_from_slice(key);
             if record.payload.len() <= INLINE_BYTES_MAX {
                 self.inline.extend_from_slice(&record.payload);
             } else {
@@ -190,7 +213,7 @@ impl Writer {
                 inline_from = self.inline.len();
             }
             self.inline.extend_from_slice(envelope.tail());
-            let stored = stored_bytes(record.key.len(), record.payload.len()) as u64;
+            let stored = stored_bytes(key.len(), record.payload.len()) as u64;
             place.position += stored;
             place.offset += stored;
         }
@@ -220,6 +243,24 @@ impl Writer {
         }
     }
 
+    /// Goes on in a new segment if this one has records and is old. It can wait where there is no room for that now.
+    fn roll_if_old(&mut self) -> Result<(), Failure> {
+        let age_ns = self.shard.clock.wall_ns().saturating_sub(self.active.oldest_ns);
+        let old = (self.shard.options.retention / ROLL_SHARE).max(ROLL_AGE_MIN);
+        if self.end == self.active.base || u128::try_from(age_ns).unwrap_or(0) < old.as_nanos() {
+            return Ok(());
+        }
+        match self.roll() {
+            Err(Failure::Refused(refusal)) => {
+                tracing::warn!(?refusal, shard = self.shard.id.0, "cannot begin a new segment of the log now");
+                // Not tried again with every commit.
+                self.active.oldest_ns = self.shard.clock.wall_ns();
+                Ok(())
+            }
+            rolled => rolled,
+        }
+    }
+
     /// Seals the segment and goes on in a new one.
     fn roll(&mut self) -> Result<(), Failure> {
         let path = segment_path(&self.shard.dir, self.active.base);
@@ -236,8 +277,7 @@ impl Writer {
             }
             CreateError::Sync(error) => self.sync_failed(&error),
         })?;
-        let header_bytes = SEGMENT_HEADER_BYTES as u64;
-        self.active = Active::new(&self.shard, self.end, file, header_bytes, header_bytes);
+        self.active = Active::new(&self.shard, &segment, file, SEGMENT_HEADER_BYTES as u64, self.end);
         self.shard.push_segment(segment);
         if self.shard.has_expired()
             && let Err(error) = self.shard.retain()

@@ -96,7 +96,7 @@ fn a_failed_sync_ends_it() {
 fn nothing_is_seen_before_it_is_durable() {
     run(async {
         let files = MemoryFiles::default();
-        let log = open(LogOptions { queue_bytes: 4_000, ..options(2) }, &files).unwrap();
+        let log = open(LogOptions { queue_bytes: 12_000, ..options(2) }, &files).unwrap();
         let shard = key("tenant").shard(2);
         files.faults(|faults| faults.syncs_held = true);
         let mut taken: Vec<_> =
@@ -137,6 +137,81 @@ fn a_call_larger_than_the_queue() {
         let log = open(LogOptions { queue_bytes: 4_000, ..options(1) }, &MemoryFiles::default()).unwrap();
         let refused = append(&log, record("tenant", vec![1; 5_000])).await;
         assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
-        append(&log, record("tenant", vec![1; 3_000])).await.unwrap();
+        append(&log, record("tenant", vec![1; 2_500])).await.unwrap();
     });
+}
+
+/// A tenant that sends as much as it can is refused while there is still room for others (I7, I8): they are taken, and
+/// written with its next commit rather than behind all that it has sent.
+#[test]
+fn a_noisy_tenant_leaves_room_for_a_quiet_one() {
+    run(async {
+        let files = MemoryFiles::default();
+        let log = open(LogOptions { queue_bytes: 2 << 20, ..options(1) }, &files).unwrap();
+        files.faults(|faults| faults.syncs_held = true);
+        // The writer is busy with one record while all the others come.
+        let mut first = Box::pin(append(&log, record("noisy", "first")));
+        assert!(futures::poll!(&mut first).is_pending());
+        let held = files.clone();
+        tokio::task::spawn_blocking(move || held.await_held_sync()).await.unwrap();
+        let mut taken = vec![first];
+        let refused = loop {
+            let content = [(taken.len() as u32).to_be_bytes().to_vec(), vec![7; 2_000]].concat();
+            let mut next = Box::pin(append(&log, record("noisy", content)));
+            match futures::poll!(&mut next) {
+                std::task::Poll::Pending => taken.push(next),
+                std::task::Poll::Ready(refused) => break refused,
+            }
+        };
+        assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
+        assert!(taken.len() > 300, "half of the queue, not {} records", taken.len());
+        let mut quiet = Box::pin(append(&log, record("quiet", "quiet")));
+        assert!(futures::poll!(&mut quiet).is_pending(), "there is room for the quiet one");
+        files.faults(|faults| faults.syncs_held = false);
+        let quiet = quiet.await.unwrap();
+        let mut positions = Vec::new();
+        for append in taken {
+            positions.push(append.await.unwrap());
+        }
+        let all = read_all(&log, SHARD, 1 << 20).await.unwrap();
+        let before = all.iter().take_while(|found| found.position != quiet).count();
+        assert!(before <= 1 + (64 << 10) / 2_000, "{before} of {} were written before it", all.len());
+        let noisy = all.iter().filter(|found| found.key == key("noisy")).map(|found| &found.position);
+        assert!(noisy.eq(&positions), "in order");
+    });
+}
+
+/// A call that takes several commits is refused as full only if nothing of it is on the log.
+#[test]
+fn a_call_of_several_commits_on_a_full_disk() {
+    let (mut full, mut partly) = (0, 0);
+    for capacity in (3_000..9_000).step_by(53) {
+        run(async {
+            let files = MemoryFiles::default();
+            files.faults(|faults| faults.capacity = Some(capacity));
+            let log = open(LogOptions { group_commit_bytes: 700, ..options(1) }, &files).unwrap();
+            let mut calls = Vec::new();
+            for call in 0..8_u8 {
+                let records = (0..3_u8).map(|part| record("tenant", [vec![call, part], noise(600, 1)].concat()));
+                calls.push(log.append(records.collect()).await);
+            }
+            let all = payloads(&read_all(&log, SHARD, 1 << 20).await.unwrap());
+            for (call, result) in calls.iter().enumerate() {
+                let found: Vec<u8> = all.iter().filter(|p| p[0] == call as u8).map(|p| p[1]).collect();
+                match result {
+                    Ok(positions) => assert_eq!((positions.len(), found), (3, vec![0, 1, 2])),
+                    Err(StoreError::Full(_)) => {
+                        full += 1;
+                        assert_eq!(found, [0_u8; 0], "capacity {capacity}");
+                    }
+                    Err(StoreError::Unavailable(_)) => {
+                        partly += 1;
+                        assert!(!found.is_empty() && found.len() < 3, "capacity {capacity}: {found:?}");
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        });
+    }
+    assert!(full > 0 && partly > 0, "{full} full, {partly} partly written");
 }
