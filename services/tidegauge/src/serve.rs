@@ -25,7 +25,7 @@ pub(crate) struct ServeArgs {
     config: Option<PathBuf>,
     /// Directory of everything durable (server.data_dir)
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    data_dir: Option<String>,
     /// Address of gRPC (server.grpc); port 0 picks one
     #[arg(long, value_name = "ADDRESS")]
     grpc: Option<String>,
@@ -43,9 +43,8 @@ pub(crate) struct ServeArgs {
 impl ServeArgs {
     fn layers(&self) -> Outcome<Layers> {
         let mut layers = settings::load(self.config.as_deref())?;
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
         let flags = [
-            ("data_dir", "--data-dir", data_dir),
+            ("data_dir", "--data-dir", self.data_dir.clone()),
             ("grpc", "--grpc", self.grpc.clone()),
             ("http", "--http", self.http.clone()),
             ("insecure_plaintext", "--insecure-plaintext", self.insecure_plaintext.then(|| "true".to_owned())),
@@ -88,7 +87,14 @@ pub(crate) fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {
 async fn serve(settings: &Settings) -> Outcome {
     let mut signals = signals::Signals::take()?;
     let listeners = Listeners::bind(&settings.server.grpc, &settings.server.http).await?;
-    let mut running = Running::start(settings, listeners).await?;
+    let mut running = tokio::select! {
+        started = Running::start(settings, listeners) => started?,
+        // Opening a large directory takes a while. Nothing was taken yet, and what is half open bears being left so.
+        signal = signals.next() => {
+            tracing::info!(signal, "ending before the start was complete");
+            std::process::exit(0);
+        }
+    };
     let mut out = std::io::stdout().lock();
     // For programs; a reader that has gone is no reason to stop.
     let _ = writeln!(out, "listening grpc={} http={}", running.grpc(), running.http());

@@ -14,22 +14,34 @@ use schema::{KEYS, Key};
 /// File that is read if it is there and no other is named.
 const DEFAULT_FILE: &str = "tidegauge.toml";
 
-/// Collects the layers below the flags.
+/// Variable with the file, for commands that have no flag for it.
+const FILE_VARIABLE: &str = "TIDEGAUGE_CONFIG";
+
+/// Collects the layers below the flags: the file named here or by `TIDEGAUGE_CONFIG`, then the environment.
 ///
 /// # Errors
 /// A file that cannot be read, a key that there is not.
 pub(crate) fn load(file: Option<&Path>) -> Outcome<Layers> {
     let mut layers = Layers::default();
-    let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
+    let named = file.map(Path::to_owned);
+    let named = named.or_else(|| std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
+    let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     match std::fs::read_to_string(&path) {
         Ok(text) => layers.add_file(&path, &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
         Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
     }
-    let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    layers.add_environment(std::env::vars_os().filter_map(utf8))?;
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => variables.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with(layers::PREFIX) => {
+                return Err(Failure::usage(format!("{name}: its value is not UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    layers.add_environment(variables)?;
     Ok(layers)
 }
 
@@ -63,5 +75,19 @@ fn quoted(key: &Key, value: &str) -> String {
         (true, _) if !value.is_empty() => "\"(secret)\"".to_owned(),
         (_, true) => toml::Value::String(value.to_owned()).to_string(),
         (_, false) => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No secret is printed; that there is one is.
+    #[test]
+    fn secrets_are_not_printed() {
+        let key = |key| Key { section: "x", key, doc: "", quoted: true, default: String::new };
+        assert_eq!(quoted(&key("client_secret"), "hunter2"), "\"(secret)\"");
+        assert_eq!(quoted(&key("token"), ""), "\"\"");
+        assert_eq!(quoted(&key("tls_key"), "/path/key.pem"), "\"/path/key.pem\"");
     }
 }

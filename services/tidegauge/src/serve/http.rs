@@ -1,5 +1,7 @@
 //! The HTTP side: `/livez`, `/readyz`, `/metrics`.
 
+mod places;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Doing as _, Outcome};
+use places::Places;
 
 /// Time between two turns of the metrics' housekeeping.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,9 +48,9 @@ impl Http {
             .route("/livez", get(|| async { "live\n" }))
             .route("/readyz", get(move || std::future::ready(readiness(is_ready.load(Ordering::Acquire)))))
             .route("/metrics", get(move || std::future::ready(exposition(&metrics))));
-        let (until, housekeeping) = (ending.clone(), ending.clone());
+        let until = ending.clone();
         let task = tokio::spawn(async move {
-            let serving = axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned());
+            let serving = axum::serve(Places::bound(listener), app).with_graceful_shutdown(until.cancelled_owned());
             let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
             let keeping = async {
                 loop {
@@ -61,7 +64,6 @@ impl Http {
                 },
                 () = keeping => {}
             }
-            drop(housekeeping);
         });
         Self { ready, ending, task }
     }
@@ -86,4 +88,65 @@ fn readiness(ready: bool) -> impl IntoResponse {
 
 fn exposition(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::Recorder as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(io: &mut TcpStream, verb: &str, path: &str) -> String {
+        let request = format!("{verb} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        io.write_all(request.as_bytes()).await.expect("open");
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.expect("text");
+        answer
+    }
+
+    /// The status codes that probes go by, before, while and after the server is ready; and the metrics' text.
+    #[tokio::test]
+    async fn probes_get_their_codes() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metadata = metrics::Metadata::new("x", metrics::Level::INFO, None);
+        recorder.register_counter(&"tidegauge_test_total".into(), &metadata).increment(7);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let http = Http::start(listener, recorder.handle());
+        let get = async |verb: &str, path: &str| {
+            ask(&mut TcpStream::connect(address).await.expect("it listens"), verb, path).await
+        };
+        for (ready, code) in [(false, "503"), (true, "200"), (false, "503")] {
+            http.set_ready(ready);
+            assert!(get("GET", "/readyz").await.starts_with(&format!("HTTP/1.1 {code} ")), "ready: {ready}");
+            assert!(get("GET", "/livez").await.starts_with("HTTP/1.1 200 "));
+        }
+        assert!(get("GET", "/metrics").await.contains("tidegauge_test_total 7"));
+        assert!(get("POST", "/livez").await.starts_with("HTTP/1.1 405 "));
+        assert!(get("GET", "/").await.starts_with("HTTP/1.1 404 "));
+        http.stop(Duration::from_secs(20)).await;
+        assert!(TcpStream::connect(address).await.is_err(), "the port is free");
+    }
+
+    /// Connections that say nothing take places, and no more than there are: what is over is closed at once, and the
+    /// silent ones lose theirs.
+    #[tokio::test]
+    async fn silent_connections_do_not_fill_the_house() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let places = Places::new(listener, 2, Duration::from_millis(300));
+        let app = Router::new().route("/livez", get(|| async { "live\n" }));
+        let served = tokio::spawn(async move { axum::serve(places, app).await });
+        let silent = async || TcpStream::connect(address).await.expect("it listens");
+        let (mut first, mut second, mut third) = (silent().await, silent().await, silent().await);
+        let mut rest = Vec::new();
+        third.read_to_end(&mut rest).await.expect("closed");
+        for io in [&mut first, &mut second] {
+            io.read_to_end(&mut rest).await.expect("closed after its time");
+        }
+        assert!(ask(&mut silent().await, "GET", "/livez").await.ends_with("live\n"));
+        served.abort();
+    }
 }
