@@ -3,7 +3,7 @@
 //! Of each producer the newest sequences are remembered one by one, with the digest of their content and the indexes
 //! seen, so that splits, partial rejections and retries meet. Below them stands a floor: what comes from there can no
 //! longer be told apart. A fresh producer's event below the floor becomes a dead letter; a kept producer sends in order
-//! and so has sent it before. A silent producer keeps its floor alone.
+//! and so has sent it before. A silent producer keeps its floor alone, a kept one its newest sequence too.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -251,8 +251,10 @@ impl ProducerState {
         }
     }
 
+    /// Forgets what is old. The newest sequence of a kept producer stays: of a request in several records a crash may have
+    /// left the first ones, and what is sent again, however late, must not pass for a duplicate.
     fn age(&mut self, before: i64) {
-        while self.seen.front().is_some_and(|seen| seen.arrival < before) {
+        while self.seen.len() > usize::from(self.kept) && self.seen.front().is_some_and(|seen| seen.arrival < before) {
             self.evict();
         }
     }

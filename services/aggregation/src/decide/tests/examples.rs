@@ -19,7 +19,7 @@ fn counters(shard: &Shard) -> Counters {
 
 fn reasons(shard: &mut Shard) -> Vec<(DeadReason, u64)> {
     shard.take_changes(u64::MAX);
-    shard.dead_jobs().iter().flat_map(|batch| &batch.letters).map(|letter| (letter.reason, letter.events)).collect()
+    shard.dead_jobs(i64::MAX).iter().flat_map(|batch| &batch.letters).map(|letter| (letter.reason, letter.events)).collect()
 }
 
 fn numbered(producer: u8, kept: bool, sequence: u64, events: u32, arrival: i64) -> EventBatch {
@@ -75,6 +75,32 @@ fn below_the_floor_fresh_is_dead_and_kept_is_a_duplicate() {
     process(&mut shard, &numbered(1, false, 7, 1, later));
     let now = counters(&shard);
     assert_eq!((now.duplicates, now.dead, now.on_time), (4, 2, 14));
+}
+
+/// A crash left the first record of a kept producer's request on the log. However late and often the request is sent again,
+/// each of its events counts once.
+#[test]
+fn a_kept_request_is_finished_however_late() {
+    for days in [0, 3] {
+        let mut shard = Shard::new(settings());
+        let part = |first: u32, count: u32, arrival: i64| {
+            let mut record = numbered(2, true, 5, count, arrival);
+            record.indexes = vec![IndexRange { first, count }];
+            record
+        };
+        process(&mut shard, &numbered(2, true, 4, 1, T0));
+        process(&mut shard, &part(0, 3, T0));
+        let later = T0 + days * settings().dedup_age_ns;
+        process(&mut shard, &numbered(3, false, 1, 1, later));
+        for record in [part(0, 4, later), part(4, 6, later), part(0, 4, later)] {
+            process(&mut shard, &record);
+        }
+        let now = counters(&shard);
+        assert_eq!((now.on_time, now.duplicates, now.dead), (1 + 10 + 1, 3 + 4, 0), "{days} days later");
+        process(&mut shard, &numbered(2, true, 6, 1, later));
+        process(&mut shard, &numbered(2, true, 4, 1, later));
+        assert_eq!(counters(&shard).duplicates, 3 + 4 + 1, "what came before it is a duplicate");
+    }
 }
 
 /// The same sequence with other content is set aside whole.
@@ -224,7 +250,7 @@ fn cuts_are_staggered_and_budgeted() {
         let jobs: Vec<_> = shard.apply_jobs(i64::MAX).into_iter().filter(|job| !job.hours.is_empty()).collect();
         sizes.push(jobs.len());
         for job in shard.apply_jobs(i64::MAX) {
-            shard.applied(job.index);
+            shard.applied(job.index, start + second * SECOND_NS);
         }
     }
     assert_eq!(sizes.iter().sum::<usize>(), 60, "every key has had its turn");
