@@ -65,6 +65,38 @@ async fn one_process_at_a_time() {
     assert!(matches!(second, Err(StoreError::Unavailable(_))), "{second:?}");
 }
 
+/// Values are found in the order asked for, side by side or scattered, twice or not there, in layers and in the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_find_what_was_asked_for() {
+    const SERIES: usize = 3_000;
+    let folder = tempfile::tempdir().expect("folder");
+    let options = HotStoreOptions { fold_rows: 1_000, fold_bytes: u64::MAX };
+    let store = FjallHotStore::open_with(folder.path(), options).expect("opens");
+    // Escaped characters make the order of the items another one than that of the names.
+    let name =
+        |n: usize| MetricName::parse(&format!("m{:03}{}{n}", n / 7, ["#", "%", "!", "x"][n % 4])).expect("valid");
+    for (round, first) in (0..SERIES).step_by(250).enumerate() {
+        let round = round as u64 + 1;
+        let mut update = update(1, round);
+        update.windows.clear();
+        let value = |n| CurrentValue { metric: name(n), event_count: n as u64, ..update.currents[0].clone() };
+        update.currents = (first..first + 250).map(value).collect();
+        store.apply(&authority(), vec![update]).await.expect("apply");
+    }
+    let tenant = authority().tenant(&Key::parse("tenant-1").expect("valid").tenant);
+    let scattered = |step: usize| (0..1_000).map(move |n| (n * step) % (SERIES + 40)).collect::<Vec<_>>();
+    for numbers in
+        [scattered(1), scattered(2), scattered(997), scattered(SERIES), vec![2_999, 0, 2_999, SERIES, 7], vec![]]
+    {
+        let names: Vec<MetricName> = numbers.iter().map(|n| name(*n)).collect();
+        let found = store.currents(&tenant, &names).await.expect("currents");
+        let found: Vec<_> =
+            found.into_iter().map(|value| value.map(|value| (value.metric, value.event_count))).collect();
+        let expected: Vec<_> = numbers.iter().map(|&n| (n < SERIES).then(|| (name(n), n as u64))).collect();
+        assert_eq!(found, expected);
+    }
+}
+
 fn authority() -> SystemAuthority {
     SystemAuthority::for_worker("test")
 }

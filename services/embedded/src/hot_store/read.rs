@@ -10,6 +10,11 @@ use tidegauge_core::ids::{Key, MetricName, TenantId};
 use super::layers::{Layer, LayerKey, Shared, State, Windows};
 use super::{keys, storage_error, unreadable_key, values};
 
+/// Items that a walk may pass over at first, and more for each one that was asked for: finding an item by itself costs
+/// five times what passing one over does.
+const PASSED_OVER_FIRST: usize = 64;
+const PASSED_OVER_EACH: usize = 4;
+
 /// Reads the store.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -56,12 +61,9 @@ impl Reader {
             (tops, self.below(&state))
         };
         let mut found: Vec<Option<CurrentValue>> = vec![None; metrics.len()];
-        for (key, values) in tops {
-            for ((found, metric), value) in found.iter_mut().zip(metrics).zip(values) {
-                let part = match value {
-                    Some(value) => Some(value),
-                    None => self.current_below(&below, &key, metric)?,
-                };
+        for (key, mut parts) in tops {
+            self.fill_below(&below, &key, metrics, &mut parts)?;
+            for (found, part) in found.iter_mut().zip(parts) {
                 *found = match (found.take(), part) {
                     (Some(a), Some(b)) => Some(merge_parts(a, b)),
                     (a, b) => a.or(b),
@@ -71,15 +73,59 @@ impl Reader {
         Ok(found)
     }
 
-    fn current_below(&self, below: &Below, key: &Key, metric: &MetricName) -> Result<Option<CurrentValue>, StoreError> {
-        if let Some(value) = below.folding(key).and_then(|folding| folding.currents.get(metric)) {
-            return Ok(Some(value.clone()));
+    /// Puts a key's values from below the active layer where there are none yet.
+    fn fill_below(
+        &self,
+        below: &Below,
+        key: &Key,
+        metrics: &[MetricName],
+        parts: &mut [Option<CurrentValue>],
+    ) -> Result<(), StoreError> {
+        let folding = below.folding(key);
+        let mut wanted = Vec::new();
+        for (at, (metric, part)) in metrics.iter().zip(parts.iter_mut()).enumerate() {
+            if part.is_none() {
+                *part = folding.and_then(|folding| folding.currents.get(metric)).cloned();
+            }
+            if part.is_none() {
+                wanted.push((keys::current(key, metric.as_str()), at));
+            }
         }
-        let item = keys::current(key, metric.as_str());
-        let Some(value) = below.snapshot.get(&self.items, item).map_err(storage_error)? else { return Ok(None) };
-        let value = values::decode_current(&value)?;
-        // Another name with the same hash is not this one.
-        Ok((value.metric == *metric).then_some(value))
+        wanted.sort();
+        let mut keep = |at: usize, value: &[u8]| {
+            let value = values::decode_current(value)?;
+            // Another name with the same hash is not this one.
+            parts[at] = (value.metric == metrics[at]).then_some(value);
+            Ok::<_, StoreError>(())
+        };
+        // A page of a list stands side by side: one walk finds all of it. Scattered names are found one by one.
+        let mut rest = wanted.as_slice();
+        let (Some((first, _)), Some((last, _))) = (rest.first(), rest.last()) else { return Ok(()) };
+        let mut may_pass = PASSED_OVER_FIRST;
+        for entry in below.snapshot.range(&self.items, first.as_slice()..=last.as_slice()) {
+            let (item, value) = entry.into_inner().map_err(storage_error)?;
+            // Those before it are not there.
+            while rest.first().is_some_and(|(wanted, _)| wanted.as_slice() < &*item) {
+                rest = &rest[1..];
+            }
+            let mut asked_for = false;
+            // A name may be asked for twice.
+            while rest.first().is_some_and(|(wanted, _)| wanted.as_slice() == &*item) {
+                keep(rest[0].1, &value)?;
+                rest = &rest[1..];
+                asked_for = true;
+            }
+            may_pass = if asked_for { may_pass + PASSED_OVER_EACH } else { may_pass - 1 };
+            if may_pass == 0 || rest.is_empty() {
+                break;
+            }
+        }
+        for (item, at) in rest {
+            if let Some(value) = below.snapshot.get(&self.items, item).map_err(storage_error)? {
+                keep(*at, &value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Current values of the first `limit` metrics after `after`, sorted by name.
