@@ -1,15 +1,17 @@
-//! The connection: address, credentials, HTTP/2 settings.
+//! The connection: address, credentials, TLS and HTTP/2 settings.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tidegauge_proto::limits;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
-use crate::error::ClientError;
+use crate::error::{ClientError, Obstacle, innermost};
 
 /// Where the server is and who calls.
 #[derive(Clone)]
@@ -20,7 +22,8 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// Tenant to act for, sent as `x-tenant-id`; needed where the credential covers several.
     pub tenant: Option<String>,
-    /// Certificate authority (PEM) that signed the server's certificate; for `https` addresses.
+    /// Certificate authorities (PEM) that the server's certificate may be signed by, for `https` addresses; without it
+    /// those that this machine trusts.
     pub ca_pem: Option<Vec<u8>>,
 }
 
@@ -48,6 +51,20 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Time to answer a ping.
 const PING_ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Answered by every server without a credential.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// Variable with the certificate authorities of this machine, as other programs read it.
+const AUTHORITIES_VARIABLE: &str = "SSL_CERT_FILE";
+/// Where systems keep them: Debian, Fedora, openSUSE, RHEL, Alpine and macOS.
+const AUTHORITIES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// A channel that adds the credentials to every call.
 pub(crate) type Authorized = InterceptedService<Channel, Credentials>;
@@ -110,26 +127,41 @@ impl ClientOptions {
         match endpoint.uri().scheme_str() {
             Some("http") => {}
             Some("https") => {
-                let mut tls = ClientTlsConfig::new();
-                if let Some(pem) = &self.ca_pem {
-                    tls = tls.ca_certificate(Certificate::from_pem(pem));
-                }
-                endpoint = endpoint.tls_config(tls).map_err(|e| bad(e.to_string()))?;
+                let tls = self.tls(endpoint.uri().host().unwrap_or_default())?;
+                endpoint = endpoint.tls_config(tls).map_err(|e| bad(innermost(&e)))?;
             }
             _ => return Err(bad(format!("{:?} must start with http:// or https://", self.endpoint))),
         }
         Ok(endpoint)
     }
 
+    fn tls(&self, host: &str) -> Result<ClientTlsConfig, ClientError> {
+        let bad = |problem: &str| ClientError::Option { option: "ca".to_owned(), problem: problem.to_owned() };
+        let pem = match &self.ca_pem {
+            Some(pem) => pem.clone(),
+            None => authorities().ok_or_else(|| bad("must be named: this machine has no list of them"))?,
+        };
+        // The library takes what it can read and would go on with nothing.
+        if !pem.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN) {
+            return Err(bad("has no certificate in PEM form"));
+        }
+        // An address of IPv6 stands in brackets there and without them in a certificate.
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)).domain_name(name))
+    }
+
     /// Connects now, so that a wrong address is an error here; later breaks are reconnected by the channel.
     pub(crate) async fn open(&self) -> Result<Authorized, ClientError> {
         let credentials = self.credentials()?;
-        let channel = self
-            .endpoint()?
-            .connect()
-            .await
-            .map_err(|error| ClientError::Connect { endpoint: self.endpoint.clone(), problem: innermost(&error) })?;
-        Ok(InterceptedService::new(channel, credentials))
+        let unconnected =
+            |problem, obstacle| ClientError::Connect { endpoint: self.endpoint.clone(), problem, obstacle };
+        let opened = self.endpoint()?.connect().await;
+        let channel = opened.map_err(|error| unconnected(innermost(&error), Obstacle::of(&error)))?;
+        match tokio::time::timeout(CONNECT_TIME_MAX, greet(&channel)).await {
+            Err(_) => Err(unconnected("no answer".to_owned(), Obstacle::NoHttp2)),
+            Ok(Err(problem)) => Err(unconnected(problem, Obstacle::NoHttp2)),
+            Ok(Ok(())) => Ok(InterceptedService::new(channel, credentials)),
+        }
     }
 
     /// Connects with the first call.
@@ -138,11 +170,29 @@ impl ClientOptions {
     }
 }
 
-/// The text of the innermost cause: `connection refused` instead of `transport error`.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+/// Start of a certificate in a PEM file.
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+/// The certificate authorities that this machine trusts.
+fn authorities() -> Option<Vec<u8>> {
+    let named = std::env::var_os(AUTHORITIES_VARIABLE).filter(|path| !path.is_empty());
+    match named {
+        Some(path) => std::fs::read(path).ok(),
+        None => AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok()),
     }
-    cause.to_string()
+}
+
+/// Asks for the server's health. In HTTP/2 the client may speak first, so that a connection to a port that speaks
+/// something else looks well until the first answer. What the answer says does not matter; the error is that none came.
+async fn greet(channel: &Channel) -> Result<(), String> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| innermost(&error))?;
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    match grpc.unary(Request::new(()), PathAndQuery::from_static(HEALTH_CHECK), codec).await {
+        Err(status) => match status.source() {
+            Some(cause) => Err(innermost(cause)),
+            None => Ok(()),
+        },
+        Ok(_) => Ok(()),
+    }
 }

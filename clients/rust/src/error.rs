@@ -1,8 +1,11 @@
 //! Errors: what the server said, taken from `google.rpc` details, and what failed before it could say anything.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
+use tokio_rustls::rustls::{self, CertificateError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -22,6 +25,8 @@ pub enum ClientError {
         endpoint: String,
         /// The cause.
         problem: String,
+        /// What stood in the way.
+        obstacle: Obstacle,
     },
     /// The server refused or failed the call.
     Server(Box<ServerError>),
@@ -43,6 +48,69 @@ pub enum ClientError {
         /// The last failure.
         last: Box<ClientError>,
     },
+}
+
+/// What stood in the way of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// Nobody answers there.
+    Unreachable,
+    /// No known authority has signed the server's certificate.
+    UnknownAuthority,
+    /// The server's certificate is for other names.
+    WrongName,
+    /// The server's certificate cannot be used for another reason, its time for example.
+    BadCertificate,
+    /// The address says TLS, and the server speaks none, or another one.
+    NoTls,
+    /// What answers there does not speak HTTP/2 without TLS.
+    NoHttp2,
+}
+
+impl Obstacle {
+    /// Looks for it among the causes of an error.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        for cause in causes(error) {
+            let io = cause.downcast_ref::<io::Error>();
+            let inner = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            match cause.downcast_ref::<rustls::Error>().or(inner) {
+                None => {}
+                Some(rustls::Error::InvalidCertificate(problem)) => {
+                    return match problem {
+                        CertificateError::UnknownIssuer => Self::UnknownAuthority,
+                        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                            Self::WrongName
+                        }
+                        _ => Self::BadCertificate,
+                    };
+                }
+                Some(_) => return Self::NoTls,
+            }
+        }
+        Self::Unreachable
+    }
+
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::Unreachable => "is the server running? start it with `tidegauge serve`, or name another --endpoint",
+            Self::UnknownAuthority => {
+                "name the authority that signed the server's certificate with --ca or TIDEGAUGE_CA"
+            }
+            Self::WrongName => "use an address that stands in the server's certificate",
+            Self::BadCertificate => "the server needs another certificate (server.tls_certificate)",
+            Self::NoTls => "a server without TLS has an address that begins with http://",
+            Self::NoHttp2 => "is it the address of gRPC? with TLS it begins with https://",
+        }
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+}
+
+/// The text of the innermost cause: `connection refused` instead of `transport error`.
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 /// What the server said.
@@ -101,7 +169,7 @@ impl ClientError {
     /// Whether the same call can succeed later without being changed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } => true,
+            Self::Connect { obstacle, .. } => *obstacle == Obstacle::Unreachable,
             Self::Server(error) => match error.code {
                 Code::Unavailable | Code::Aborted => true,
                 Code::ResourceExhausted => error.retry_after.is_some(),
@@ -116,9 +184,7 @@ impl ClientError {
     /// Advice for a person, where there is some.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Connect { .. } => {
-                Some("is the server running? start it with `tidegauge serve`, or name another --endpoint")
-            }
+            Self::Connect { obstacle, .. } => Some(obstacle.hint()),
             Self::GaveUp { last, .. } | Self::Closed(Some(last)) => last.hint(),
             Self::Server(error) => match (error.code, error.reason.as_str()) {
                 (_, "TENANT_NOT_CHOSEN") => Some("choose a tenant with --tenant"),
@@ -126,6 +192,8 @@ impl ClientError {
                     Some("give a valid token with --token or TIDEGAUGE_TOKEN; `tidegauge token create` makes one")
                 }
                 (Code::PermissionDenied, _) => Some("use a token that covers this tenant and action"),
+                // Without a reason it was not our server that answered.
+                (Code::Unimplemented, "") => Some(Obstacle::NoHttp2.hint()),
                 _ => None,
             },
             _ => None,
@@ -136,11 +204,16 @@ impl ClientError {
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
+        // Without the transport's cause its text is "transport error".
+        let message = match status.source() {
+            Some(cause) => format!("the connection failed: {}", innermost(cause)),
+            None => status.message().to_owned(),
+        };
         let fields = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
         Self::Server(Box::new(ServerError {
             code: status.code(),
             reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
-            message: status.message().to_owned(),
+            message,
             fields: fields
                 .iter()
                 .map(|f| RefusedField {
@@ -162,7 +235,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Option { option, problem } => write!(f, "{option} {problem}"),
-            Self::Connect { endpoint, problem } => write!(f, "no connection to {endpoint}: {problem}"),
+            Self::Connect { endpoint, problem, .. } => write!(f, "no connection to {endpoint}: {problem}"),
             Self::Server(error) => error.fmt(f),
             Self::TooLarge { bytes, max } => write!(f, "the batch has {bytes} bytes, at most {max} are allowed"),
             Self::Protocol(problem) => write!(f, "the server's answer breaks the contract: {problem}"),
@@ -197,4 +270,4 @@ impl fmt::Display for ServerError {
     }
 }
 
-impl std::error::Error for ClientError {}
+impl Error for ClientError {}

@@ -32,7 +32,7 @@ mod query;
 pub use channel::ClientOptions;
 pub use client::{Client, MessageStream};
 pub use columns::{ColumnsBuilder, EventRef};
-pub use error::{ClientError, RefusedField, ServerError};
+pub use error::{ClientError, Obstacle, RefusedField, ServerError};
 pub use producer::{Ack, Batch, Producer, ProducerOptions, Ticket, Totals};
 pub use query::QueryResult;
 
