@@ -42,6 +42,19 @@ fn a_status_has_the_details_of_its_error() {
     }
 }
 
+/// Proves that an error fits into the 8 KiB of headers that common clients take, however much there is to say.
+#[test]
+fn an_error_fits_into_headers() {
+    for text in ["x".repeat(100_000), "ü".repeat(50_000)] {
+        let field = |at| FieldViolation { field: format!("f[{at}].{text}"), reason: "BAD", description: text.clone() };
+        let error =
+            ServiceError::invalid_fields((0..1_000).map(field).collect()).quota("tenant:t1", "events per second");
+        let headers = tidegauge_rpc::status(error).into_http::<()>().headers().clone();
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(bytes <= 8 << 10, "{bytes} bytes");
+    }
+}
+
 /// Proves that statuses made by libraries get details: at once, after a stream began, from a panic.
 #[tokio::test]
 async fn library_made_errors_get_details() {
