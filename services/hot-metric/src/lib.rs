@@ -55,11 +55,15 @@ pub struct HotMetric;
 
 impl HotMetric {
     /// Starts the service over a store. Call within a tokio runtime.
+    ///
+    /// When `server_draining` is cancelled, watches end and reads no longer wait for a takeover; updates are taken until
+    /// [`HotMetricHandle::drain`], because aggregation pushes its last ones in between.
     pub fn start(
         options: HotMetricOptions,
         store: Arc<dyn HotStore>,
         clock: Arc<dyn Clock>,
         authority: SystemAuthority,
+        server_draining: &CancellationToken,
     ) -> HotMetricHandle {
         let state = State {
             hub: Arc::new(Hub::new(options.watch_changes, options.watchers_per_tenant)),
@@ -69,6 +73,7 @@ impl HotMetric {
             authority,
             known: OnceCell::new(),
             seats: Seats::default(),
+            reads_end: server_draining.child_token(),
             draining: CancellationToken::new(),
             streams: TaskTracker::new(),
         };
@@ -96,6 +101,7 @@ impl HotMetricHandle {
 
     /// Ends all streams and waits, within [`limits::DRAIN_TIME_MAX`], until what was taken is durable.
     pub async fn drain(self) {
+        self.state.reads_end.cancel();
         self.state.draining.cancel();
         self.state.streams.close();
         let waited = tokio::time::timeout(limits::DRAIN_TIME_MAX, self.state.streams.wait()).await;
@@ -116,6 +122,9 @@ struct State {
     known: OnceCell<Known>,
     seats: Seats,
     hub: Arc<Hub>,
+    /// Ends watches, and waits of reads.
+    reads_end: CancellationToken,
+    /// Ends update streams.
     draining: CancellationToken,
     /// The tasks of update streams.
     streams: TaskTracker,
@@ -135,10 +144,20 @@ impl State {
     /// Waits until what is not held is known not to exist.
     ///
     /// # Errors
-    /// UNAVAILABLE when the takeover takes longer than [`HotMetricOptions::takeover_wait`].
+    /// UNAVAILABLE when the takeover takes longer than [`HotMetricOptions::takeover_wait`], or the server drains.
     async fn whole(&self) -> Result<&Known, ServiceError> {
         let known = self.known().await?;
-        if known.wait_whole(self.options.takeover_wait).await { Ok(known) } else { Err(incomplete()) }
+        match self.is_whole(known).await {
+            true => Ok(known),
+            false if self.reads_end.is_cancelled() => Err(draining()),
+            false => Err(incomplete()),
+        }
+    }
+
+    /// Waits for the takeover, but not while the server drains; whether everything is held.
+    async fn is_whole(&self, known: &Known) -> bool {
+        let waiting = known.wait_whole(self.options.takeover_wait);
+        self.reads_end.run_until_cancelled(waiting).await.unwrap_or_else(|| known.is_whole())
     }
 }
 

@@ -38,7 +38,7 @@ impl LiveWindows {
     /// UNAVAILABLE for a scope over all tenants while it is not known which there are.
     pub(crate) async fn begin(state: Arc<State>, scope: &TenantScope, guard: Guard) -> Result<Self, ServiceError> {
         let known = state.known().await?;
-        let whole = known.wait_whole(state.options.takeover_wait).await;
+        let whole = state.is_whole(known).await;
         let tenants = match scope.each() {
             Some(tenants) => tenants,
             None if !whole => return Err(incomplete()),

@@ -93,7 +93,7 @@ impl Reads {
         self.state.whole().await?;
         // Subscribed before the store is read: no change falls between.
         let changes = self.state.hub.subscribe(tenant.id())?;
-        let (store, draining) = (Arc::clone(&self.state.store), self.state.draining.clone());
+        let (store, draining) = (Arc::clone(&self.state.store), self.state.reads_end.clone());
         Ok(Watcher::new(store, tenant, metrics, changes, guard, draining))
     }
 }

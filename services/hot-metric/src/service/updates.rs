@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::assembly::{Assembly, refused};
+use crate::known::Known;
 use crate::seats::superseded;
 use crate::{State, draining};
 
@@ -266,7 +267,7 @@ async fn run_commit(state: Arc<State>, hello: pb::ShardHello, group: Group) -> R
             }
         }
         for (tenant, values) in changes {
-            publish(&state, &tenant, values).await?;
+            publish(&state, known, &tenant, values).await;
         }
     }
     let shard = ShardId(hello.shard);
@@ -277,18 +278,23 @@ async fn run_commit(state: Arc<State>, hello: pb::ShardHello, group: Group) -> R
     Ok(group.batches)
 }
 
-async fn publish(state: &State, tenant: &TenantId, values: Vec<CurrentValue>) -> Result<(), ServiceError> {
+async fn publish(state: &State, known: &Known, tenant: &TenantId, values: Vec<CurrentValue>) {
     // Who begins to watch from here on reads what is durable already.
     if !state.hub.is_watched(tenant) {
-        return Ok(());
+        return;
     }
-    if !state.known().await?.has_buckets(tenant) {
+    if !known.has_buckets(tenant) {
         state.hub.publish(tenant, values);
-        return Ok(());
+        return;
     }
     // A series of several buckets is their sum: read it as a whole.
     let metrics: Vec<_> = values.into_iter().map(|value| value.metric).collect();
-    let values = state.store.currents(&state.authority.tenant(tenant), &metrics).await?;
-    state.hub.publish(tenant, values.into_iter().flatten().collect());
-    Ok(())
+    match state.store.currents(&state.authority.tenant(tenant), &metrics).await {
+        Ok(values) => state.hub.publish(tenant, values.into_iter().flatten().collect()),
+        Err(error) => {
+            // They are durable and will not be sent again: watchers read them when they can.
+            tracing::warn!(%tenant, %error, "changes could not be read for their watchers");
+            state.hub.lose(tenant, metrics.len());
+        }
+    }
 }

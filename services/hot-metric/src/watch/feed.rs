@@ -36,8 +36,8 @@ struct Group {
 /// What a watcher finds at its cursor.
 #[derive(PartialEq, Debug)]
 pub(crate) enum Found {
-    /// Changes in order, perhaps none; whether these are all there are now.
-    Changes { values: Vec<CurrentValue>, all: bool },
+    /// Changes in order, perhaps none.
+    Changes(Vec<CurrentValue>),
     /// The ring has passed the cursor: so many changes are skipped, the cursor stands behind all of them.
     Missed(u64),
 }
@@ -72,14 +72,28 @@ impl Feed {
         self.next.send_replace(next);
     }
 
+    /// Notes that changes could not be read and so are not here: every watcher has missed them.
+    pub(crate) fn lose(&self, changes: usize) {
+        let mut ring = self.ring();
+        *ring = Ring { next: ring.next + changes as u64, ..Ring::default() };
+        let next = ring.next;
+        drop(ring);
+        self.next.send_replace(next);
+    }
+
     /// Where a watcher begins: behind everything published so far. With what wakes it.
     pub(crate) fn subscribe(&self) -> (u64, watch::Receiver<u64>) {
         let wake = self.next.subscribe();
-        (self.ring().next, wake)
+        (self.end(), wake)
     }
 
-    /// Reads at the cursor, at least `changes_min` changes if there are so many, and moves the cursor on.
-    pub(crate) fn read(&self, cursor: &mut u64, changes_min: usize) -> Found {
+    /// The number of the next change.
+    pub(crate) fn end(&self) -> u64 {
+        self.ring().next
+    }
+
+    /// Reads at the cursor, at most `changes_max` changes, and moves the cursor on.
+    pub(crate) fn read(&self, cursor: &mut u64, changes_max: usize) -> Found {
         let ring = self.ring();
         let oldest = ring.groups.front().map_or(ring.next, |group| group.first);
         if *cursor < oldest {
@@ -87,20 +101,21 @@ impl Feed {
             *cursor = ring.next;
             return Found::Missed(missed);
         }
-        let at = ring.groups.partition_point(|group| group.first < *cursor);
-        let mut groups = Vec::new();
-        let mut changes = 0;
+        let at = ring.groups.partition_point(|group| group.first <= *cursor).saturating_sub(1);
+        let mut parts = Vec::new();
+        let mut room = changes_max;
         for group in ring.groups.range(at..) {
-            if changes >= changes_min {
+            let from = (*cursor - group.first) as usize;
+            let until = group.values.len().min(from + room);
+            parts.push((Arc::clone(&group.values), from..until));
+            room -= until - from;
+            *cursor += (until - from) as u64;
+            if room == 0 {
                 break;
             }
-            changes += group.values.len();
-            groups.push(Arc::clone(&group.values));
         }
-        *cursor += changes as u64;
-        let all = *cursor == ring.next;
         drop(ring);
-        Found::Changes { values: groups.iter().flat_map(|values| values.iter().cloned()).collect(), all }
+        Found::Changes(parts.into_iter().flat_map(|(values, range)| values[range].to_vec()).collect())
     }
 }
 
@@ -122,14 +137,14 @@ mod tests {
         counts.map(value).collect()
     }
 
-    fn counts(found: Found) -> (Vec<u64>, bool) {
+    fn counts(found: Found) -> Vec<u64> {
         match found {
-            Found::Changes { values, all } => (values.into_iter().map(|value| value.event_count).collect(), all),
+            Found::Changes(values) => values.into_iter().map(|value| value.event_count).collect(),
             Found::Missed(missed) => panic!("missed {missed}"),
         }
     }
 
-    /// Each watcher reads every change once and in order, whatever the others do.
+    /// Each watcher reads every change once and in order, as many as it asks for, whatever the others do.
     #[test]
     fn cursors_are_independent() {
         let feed = Feed::new(10);
@@ -137,14 +152,15 @@ mod tests {
         let (mut slow, _) = feed.subscribe();
         feed.publish(values(0..3));
         assert!(wake.has_changed().expect("open"));
-        assert_eq!(counts(feed.read(&mut fast, 100)), (vec![0, 1, 2], true));
+        assert_eq!(counts(feed.read(&mut fast, 100)), [0, 1, 2]);
         feed.publish(values(3..6));
         let (mut late, _) = feed.subscribe();
-        assert_eq!(counts(feed.read(&mut fast, 100)), (vec![3, 4, 5], true));
-        assert_eq!(counts(feed.read(&mut slow, 1)), (vec![0, 1, 2], false), "groups stay whole");
-        assert_eq!(counts(feed.read(&mut slow, 1)), (vec![3, 4, 5], true));
-        assert_eq!(counts(feed.read(&mut slow, 1)), (vec![], true));
-        assert_eq!(counts(feed.read(&mut late, 1)), (vec![], true), "begins behind what was published");
+        assert_eq!(counts(feed.read(&mut fast, 100)), [3, 4, 5]);
+        assert_eq!(counts(feed.read(&mut slow, 2)), [0, 1]);
+        assert_eq!(counts(feed.read(&mut slow, 2)), [2, 3], "the end of a group and the start of the next one");
+        assert_eq!(counts(feed.read(&mut slow, 2)), [4, 5]);
+        assert_eq!(counts(feed.read(&mut slow, 2)), [0; 0]);
+        assert_eq!(counts(feed.read(&mut late, 1)), [0; 0], "begins behind what was published");
     }
 
     /// A watcher that fell out of the ring is told exactly what it skipped, and then goes on with the newest.
@@ -153,13 +169,22 @@ mod tests {
         let feed = Feed::new(10);
         let (mut cursor, _) = feed.subscribe();
         feed.publish(values(0..4));
-        assert_eq!(counts(feed.read(&mut cursor, 100)).0.len(), 4);
+        assert_eq!(counts(feed.read(&mut cursor, 100)).len(), 4);
         for first in (4..40).step_by(4) {
             feed.publish(values(first..first + 4));
         }
         assert_eq!(feed.read(&mut cursor, 100), Found::Missed(36));
-        assert_eq!(counts(feed.read(&mut cursor, 100)), (vec![], true));
+        assert_eq!(counts(feed.read(&mut cursor, 100)), [0; 0]);
         feed.publish(values(40..60));
-        assert_eq!(counts(feed.read(&mut cursor, 100)), ((40..60).collect(), true), "larger than the ring, but newest");
+        assert_eq!(
+            counts(feed.read(&mut cursor, 100)),
+            (40..60).collect::<Vec<_>>(),
+            "larger than the ring, but newest"
+        );
+        feed.publish(values(60..62));
+        feed.lose(5);
+        assert_eq!(feed.read(&mut cursor, 100), Found::Missed(7));
+        feed.publish(values(67..68));
+        assert_eq!(counts(feed.read(&mut cursor, 100)), [67]);
     }
 }

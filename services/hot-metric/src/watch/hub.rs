@@ -14,7 +14,7 @@ use super::feed::{Feed, Found};
 #[derive(Debug)]
 pub(crate) struct Hub {
     feeds: Mutex<HashMap<TenantId, Watched>>,
-    commits: Mutex<Commits>,
+    commits: watch::Sender<Commits>,
     changes_max: usize,
     watchers_max: usize,
 }
@@ -41,15 +41,11 @@ pub(crate) struct Commit {
 
 impl Hub {
     pub(crate) fn new(changes_max: usize, watchers_max: usize) -> Self {
-        Self { feeds: Mutex::default(), commits: Mutex::default(), changes_max, watchers_max }
+        Self { feeds: Mutex::default(), commits: watch::Sender::default(), changes_max, watchers_max }
     }
 
     fn feeds(&self) -> MutexGuard<'_, HashMap<TenantId, Watched>> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn commits(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to watch a tenant.
@@ -80,35 +76,63 @@ impl Hub {
 
     /// Gives durable changes to the tenant's watchers.
     pub(crate) fn publish(&self, tenant: &TenantId, values: Vec<CurrentValue>) {
-        let feed = self.feeds().get(tenant).map(|watched| Arc::clone(&watched.feed));
-        if let Some(feed) = feed {
+        if let Some(feed) = self.feed(tenant) {
             feed.publish(values);
         }
     }
 
+    /// Tells the tenant's watchers that they missed changes, which could not be read.
+    pub(crate) fn lose(&self, tenant: &TenantId, changes: usize) {
+        if let Some(feed) = self.feed(tenant) {
+            feed.lose(changes);
+        }
+    }
+
+    fn feed(&self, tenant: &TenantId) -> Option<Arc<Feed>> {
+        self.feeds().get(tenant).map(|watched| Arc::clone(&watched.feed))
+    }
+
     /// Notes that a commit begins; it ends when the value is dropped.
     pub(crate) fn begin_commit(self: &Arc<Self>) -> Commit {
-        let mut commits = self.commits();
-        let number = commits.next;
-        commits.next += 1;
-        commits.open.insert(number);
+        let mut number = 0;
+        self.commits.send_if_modified(|commits| {
+            number = commits.next;
+            commits.next += 1;
+            commits.open.insert(number);
+            // Nobody waits for a beginning.
+            false
+        });
         Commit { hub: Arc::clone(self), number }
     }
 
     /// A mark behind all commits that have begun so far.
     pub(crate) fn mark(&self) -> u64 {
-        self.commits().next
+        self.commits.borrow().next
     }
 
     /// Whether every commit before the mark has ended, and so has been published.
     pub(crate) fn is_settled(&self, mark: u64) -> bool {
-        self.commits().open.first().is_none_or(|oldest| *oldest >= mark)
+        self.commits.borrow().is_settled(mark)
+    }
+
+    /// Waits until every commit before the mark has ended.
+    pub(crate) async fn settled(&self, mark: u64) {
+        // The sender is our own.
+        let _ = self.commits.subscribe().wait_for(|commits| commits.is_settled(mark)).await;
+    }
+}
+
+impl Commits {
+    fn is_settled(&self, mark: u64) -> bool {
+        self.open.first().is_none_or(|oldest| *oldest >= mark)
     }
 }
 
 impl Drop for Commit {
     fn drop(&mut self) {
-        self.hub.commits().open.remove(&self.number);
+        self.hub.commits.send_modify(|commits| {
+            commits.open.remove(&self.number);
+        });
     }
 }
 
@@ -123,15 +147,31 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn hub(&self) -> &Hub {
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
     /// What came since the last read; see [`Feed::read`].
-    pub(crate) fn read(&mut self, changes_min: usize) -> Found {
+    pub(crate) fn read(&mut self, changes_max: usize) -> Found {
         // Marked as seen before it is read: a change in between wakes again.
         self.wake.mark_unchanged();
-        self.feed.read(&mut self.cursor, changes_min)
+        self.feed.read(&mut self.cursor, changes_max)
+    }
+
+    /// The number of the change that is read next.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The number of the next change to be published.
+    pub(crate) fn end(&self) -> u64 {
+        self.feed.end()
+    }
+
+    /// Passes over everything published so far; how many changes that were.
+    pub(crate) fn skip(&mut self) -> u64 {
+        let end = self.feed.end();
+        end - std::mem::replace(&mut self.cursor, end)
     }
 
     /// Waits for a change after the last read.

@@ -32,7 +32,7 @@ pub(crate) struct World {
     internal: InternalChannel,
     authority: SystemAuthority,
     pub(crate) handle: Option<HotMetricHandle>,
-    _server: ServerHandle,
+    pub(crate) server: Option<ServerHandle>,
     _folder: tempfile::TempDir,
 }
 
@@ -47,15 +47,15 @@ impl World {
         let auth = AuthOptions { folder: folder.path().join("auth"), rules: None };
         let authenticator = Arc::new(Authenticator::open(auth, Arc::clone(&clock)).expect("opens"));
         let authority = SystemAuthority::for_worker("test");
-        let handle = HotMetric::start(options, store, Arc::clone(&clock), authority.clone());
-        let mut builder = ServerBuilder::new(ServerOptions::default(), authenticator, clock);
+        let mut builder = ServerBuilder::new(ServerOptions::default(), authenticator, Arc::clone(&clock));
+        let handle = HotMetric::start(options, store, clock, authority.clone(), &builder.draining());
         for mount in handle.mounts() {
             builder = builder.mount(mount);
         }
         let internal = builder.internal();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let server = builder.serve(listener).expect("serves");
-        Self { internal, authority, handle: Some(handle), _server: server, _folder: folder }
+        Self { internal, authority, handle: Some(handle), server: Some(server), _folder: folder }
     }
 
     /// A client for these tenants; for all of them if none is named.

@@ -246,6 +246,47 @@ async fn batches_share_commits() {
     assert_eq!(get(&world, "a", "m").await.expect("held").metric, Some(metric("m", 20)));
 }
 
+/// When the server begins to drain, watchers are told at once that they may come again, those of a busy tenant too, and
+/// no read waits for a takeover any more; aggregation's last updates are still taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_server_lets_its_readers_go() {
+    let options = HotMetricOptions { takeover_wait: Duration::from_secs(3_600), ..HotMetricOptions::default() };
+    let mut world = World::with(options, MemoryStore::new()).await;
+    let mut stream = world.taken_over(0, 2, 1).await;
+    let mut waiting = world.reader(&["a"]);
+    let waiting = tokio::spawn(async move { waiting.list_metrics(pb::ListMetricsRequest::default()).await });
+    let mut other = world.taken_over(1, 2, 1).await;
+    soon(waiting).await.expect("no panic").expect("the takeover is over");
+    let stream = if key_is_of_shard_0("a") { &mut stream } else { &mut other };
+    let mut watches = Vec::new();
+    for tenant in ["a", "b"] {
+        let watch = soon(world.reader(&[tenant]).watch_metrics(pb::WatchMetricsRequest::default())).await;
+        let mut watch = watch.expect("opens").into_inner();
+        assert!(soon(watch.message()).await.expect("open").expect("initial").initial_state_complete);
+        watches.push(watch);
+    }
+    // More shards than were taken over: a read waits again.
+    let hello = world.stream(2, 3, 1).await.expect("opens");
+    let mut waiting = world.reader(&["c"]);
+    let waiting = tokio::spawn(async move { waiting.list_metrics(pb::ListMetricsRequest::default()).await });
+
+    stream.apply(vec![update("a", 1, 1, vec![metric("m", 1)])]).await;
+    soon(world.server.take().expect("running").drain(Duration::from_secs(3_600))).await;
+    stream.apply(vec![update("a", 1, 2, vec![metric("m", 2)])]).await;
+    let draining = (Code::Unavailable, "DRAINING".to_owned());
+    for mut watch in watches {
+        let end = loop {
+            if let Err(end) = soon(watch.message()).await {
+                break end;
+            }
+        };
+        assert_eq!(reason(&end), draining);
+    }
+    let refused = soon(waiting).await.expect("no panic").expect_err("nobody waits");
+    assert_eq!(reason(&refused), draining);
+    drop(hello);
+}
+
 /// A drain ends the streams, makes durable what they took, and says to watchers that they may come again.
 #[tokio::test]
 async fn a_drain_keeps_what_was_taken() {
@@ -277,5 +318,5 @@ async fn a_drain_keeps_what_was_taken() {
             Err(end) => break end,
         }
     };
-    assert_eq!(end.code(), Code::Unavailable);
+    assert_eq!(reason(&end), (Code::Unavailable, "DRAINING".to_owned()));
 }

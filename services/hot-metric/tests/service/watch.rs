@@ -60,6 +60,30 @@ async fn a_watch_begins_with_the_state_and_follows() {
     assert_eq!(changes, [metric("m0007", 2), metric("later", 1)]);
 }
 
+/// One commit may change more than a message can carry: it is sent in parts, each change once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_commit_comes_in_parts() {
+    const SERIES: usize = 65_000;
+    let world = World::new(MemoryStore::new()).await;
+    let mut stream = world.taken_over(0, 1, 1).await;
+    let mut watch = watch(&world, &[]).await;
+    assert!(next(&mut watch).await.initial_state_complete);
+    for first in (0..SERIES).step_by(5_000) {
+        let currents = (first..first + 5_000).map(|n| metric(&format!("{n:0255}"), 1)).collect();
+        let last_part = first + 5_000 == SERIES;
+        stream.apply(vec![pb::KeyUpdate { last_part, ..update("a", 1, 1, currents) }]).await;
+    }
+    let mut seen = 0;
+    while seen < SERIES {
+        let message = next(&mut watch).await;
+        assert!(message.metrics.len() <= 1_000 && message.missed_updates == 0);
+        for metric in message.metrics {
+            assert!(metric.metric_name.ends_with(&seen.to_string()), "{} is not change {seen}", metric.metric_name);
+            seen += 1;
+        }
+    }
+}
+
 /// A series of a tenant with several buckets is shown as a whole, in every answer and in every change.
 #[tokio::test]
 async fn buckets_are_watched_as_one() {

@@ -21,7 +21,7 @@ use tidegauge_embedded::data_dir::{DataDir, Part, PartLock};
 use tidegauge_embedded::files::DiskFiles;
 use tidegauge_embedded::hot_store::FjallHotStore;
 use tidegauge_embedded::lake_store::LocalLakeStore;
-use tidegauge_embedded::log::{DiskReserve, EmbeddedLog, LogOptions};
+use tidegauge_embedded::log::{DiskReserve, EmbeddedLog, LogOptions, SHARDS_MAX};
 use tidegauge_historical_query::{HistoricalQuery, QueryHandle, QueryOptions};
 use tidegauge_hot_metric::{HotMetric, HotMetricHandle, HotMetricOptions};
 use tidegauge_ingest::{Ingest, IngestHandle, IngestOptions, Quota};
@@ -96,8 +96,13 @@ impl Running {
 
         let event_log: Arc<dyn EventLog> = Arc::<EmbeddedLog>::clone(&stores.log);
         let ingest = Ingest::start(ingest_options(settings), Arc::clone(&event_log), Arc::clone(&clock));
-        let hot =
-            HotMetric::start(HotMetricOptions::default(), stores.hot, Arc::clone(&clock), authority("hot-metric"));
+        let hot = HotMetric::start(
+            HotMetricOptions::default(),
+            stores.hot,
+            Arc::clone(&clock),
+            authority("hot-metric"),
+            &builder.draining(),
+        );
         let query = HistoricalQuery::start(
             query_options(settings),
             Arc::clone(&stores.lake),
@@ -224,7 +229,8 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
         retention: settings.log.retention.0,
         reserve: DiskReserve { percent: settings.log.reserve_percent, bytes: settings.log.reserve_bytes.0 },
         // A log that is shorter than what was checkpointed has lost records: then the start is refused.
-        known: checkpoints.known_positions(settings.log.shards).map_err(|e| failed(&e))?,
+        // More shards than there can be are refused by the log, not looked for here.
+        known: checkpoints.known_positions(settings.log.shards.min(SHARDS_MAX)).map_err(|e| failed(&e))?,
         ..LogOptions::new(root.path(Part::Log))
     };
     let log = EmbeddedLog::open(options, Arc::new(DiskFiles), clock).map_err(|e| failed(&e))?;
