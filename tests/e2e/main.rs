@@ -9,6 +9,7 @@ mod kill;
 mod publish;
 mod rules;
 mod seam;
+mod tls;
 mod walk;
 
 use std::time::Duration;

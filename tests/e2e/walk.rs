@@ -1,37 +1,21 @@
 //! I7: every method that the process describes asks for a credential, the right tenant and the right permission.
 
-use prost::Message as _;
+use std::collections::BTreeSet;
+use std::process::Command;
+
 use tempfile::TempDir;
+use tidegauge_rpc::merged_descriptor_set;
+use tidegauge_rpc::walk::{Credentials, paths, walk};
+use tidegauge_tests::events::{event, live};
 use tidegauge_tests::raw::{Answer, call};
-use tidegauge_tests::{Server, ServerOptions};
+use tidegauge_tests::{Server, ServerOptions, binary, client};
+use tonic::transport::Endpoint;
+
+use crate::now_ns;
 
 const UNAUTHENTICATED: Option<u16> = Some(16);
 const PERMISSION_DENIED: Option<u16> = Some(7);
-
-/// Paths of all methods of the merged descriptor set.
-fn paths() -> Vec<String> {
-    let set = tidegauge_rpc::merged_descriptor_set();
-    let bytes = set.encode_to_vec();
-    let set = prost_types::FileDescriptorSet::decode(bytes.as_slice()).expect("a descriptor set reads itself");
-    let mut paths = Vec::new();
-    for file in &set.file {
-        for service in &file.service {
-            for method in &service.method {
-                paths.push(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
-            }
-        }
-    }
-    paths.sort();
-    paths.dedup();
-    paths
-}
-
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-
-/// Methods that any valid credential may call.
-fn any_credential(path: &str) -> bool {
-    path.starts_with("/grpc.reflection.") || path.starts_with("/grpc.health.v1.")
-}
 
 async fn bearer(server: &Server, path: &str, token: &str, tenant: Option<&str>) -> Answer {
     let authorization = format!("Bearer {token}");
@@ -40,75 +24,82 @@ async fn bearer(server: &Server, path: &str, token: &str, tenant: Option<&str>) 
     call(&server.grpc, path, &headers).await.unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+/// Makes a credential of role admin for one tenant with the command line.
+fn made(server: &Server, arguments: &[&str]) -> String {
+    let output = Command::new(binary())
+        .args(arguments)
+        .args(["--user", "e", "--role", "admin", "--tenant", "tenant-001", "--data-dir"])
+        .arg(server.data_dir())
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_is_guarded() {
     let folder = TempDir::new().expect("a temporary folder");
-    let server = Server::start(folder.path(), &ServerOptions::quick());
-    let writer = server.token("w", "writer", &["tenant-001"]);
-    let reader = server.token("r", "reader", &["tenant-001"]);
-    let expired = {
-        let output = std::process::Command::new(tidegauge_tests::binary())
-            .args([
-                "token",
-                "create",
-                "--user",
-                "e",
-                "--role",
-                "admin",
-                "--ttl",
-                "1s",
-                "--tenant",
-                "tenant-001",
-                "--data-dir",
-            ])
-            .arg(folder.path())
-            .output()
-            .expect("the binary runs");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    };
-    // The token's second must be over: the health check, which needs no credential, is asked until then.
-    let paths = paths();
-    assert!(paths.len() > 15, "only {} methods were found", paths.len());
-    tidegauge_tests::wait::until("the token to expire", || async {
-        let answer = bearer(&server, "/tidegauge.aggregation.v1.AggregationService/GetStatus", &expired, None).await;
-        if answer.code == UNAUTHENTICATED { Ok(()) } else { Err(format!("{answer:?}")) }
+    let server = Server::start(&folder.path().join("data"), &ServerOptions::quick());
+    let stranger = Server::start(&folder.path().join("other"), &ServerOptions::quick());
+    let admin = server.token("a", "admin", &["tenant-001"]);
+    let everything = server.token("a", "admin", &[]);
+    let key = made(&server, &["key", "create"]);
+    let expired = made(&server, &["token", "create", "--ttl", "1s"]);
+    // The other tenant is one that exists.
+    let writer = client(&server, &everything, Some("tenant-002")).await;
+    writer.publish(live(1, 1, vec![event("cpu", 1.0, now_ns())])).await.expect("taken");
+    // The token's second must be over, and the key taken up.
+    let status = "/tidegauge.aggregation.v1.AggregationService/GetStatus";
+    tidegauge_tests::wait::until("the token to expire and the key to be known", || async {
+        let answer = bearer(&server, status, &expired, None).await;
+        let known = bearer(&server, status, &key, None).await;
+        if (answer.code, known.code) == (UNAUTHENTICATED, Some(0)) { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
 
-    for path in &paths {
-        let anonymous = call(&server.grpc, path, &[]).await.unwrap_or_else(|e| panic!("{path}: {e}"));
-        if path == HEALTH_CHECK {
-            assert_eq!(anonymous.code, Some(0), "{path} is public: {anonymous:?}");
-            continue;
-        }
-        assert_eq!(anonymous.code, UNAUTHENTICATED, "{path} without a credential: {anonymous:?}");
-        assert!(anonymous.detailed, "{path}: the refusal carries google.rpc details: {anonymous:?}");
+    // One letter of the middle changed: of the token's claims, of the key's secret.
+    let changed = |text: &str| {
+        let at = text.len() / 2;
+        let other = if &text[at..=at] == "a" { "b" } else { "a" };
+        format!("Bearer {}{other}{}", &text[..at], &text[at + 1..])
+    };
+    let mut garbage: Vec<String> =
+        ["", "x", "Bearer", "Bearer x", "Bearer a.b.c", "Basic !!!", "Basic dXNlcjpwYXNz", "Digest x"]
+            .map(str::to_owned)
+            .into();
+    garbage.extend([changed(&admin), changed(&key), admin.clone()]);
+    garbage.push(format!("Bearer {}", stranger.token("a", "admin", &[])));
+    let token = |role: &str| format!("Bearer {}", server.token("u", role, &["tenant-001"]));
+    let credentials = Credentials {
+        garbage,
+        expired: format!("Bearer {expired}"),
+        writer: token("writer"),
+        reader: token("reader"),
+        admin: token("admin"),
+        own_tenant: "tenant-001".to_owned(),
+        other_tenant: "tenant-002".to_owned(),
+    };
+    let channel = Endpoint::from_shared(server.endpoint()).expect("an address").connect().await.expect("it accepts");
+    let set = merged_descriptor_set();
+    let report = walk(channel, &set, &credentials).await;
 
-        for garbage in ["", "x", "Bearer", "Bearer x", "Bearer a.b.c", "Basic !!!", "Basic dXNlcjpwYXNz", "Digest x"] {
-            let answer = call(&server.grpc, path, &[("authorization", garbage)]).await.expect("an answer");
-            assert_eq!(answer.code, UNAUTHENTICATED, "{path} with {garbage:?}: {answer:?}");
-        }
-        let answer = bearer(&server, path, &expired, None).await;
-        assert_eq!(answer.code, UNAUTHENTICATED, "{path} with an expired token: {answer:?}");
-
-        let wrong = bearer(&server, path, &reader, Some("tenant-002")).await;
-        let unknown = bearer(&server, path, &reader, Some("no-such-tenant")).await;
-        assert_eq!(wrong.code, PERMISSION_DENIED, "{path} for another tenant: {wrong:?}");
-        assert_eq!(wrong, unknown, "{path}: the answer must not tell whether a tenant exists");
-
-        if any_credential(path) {
-            continue;
-        }
-        let other_role = if path.contains(".ingest.") { &reader } else { &writer };
-        let answer = bearer(&server, path, other_role, None).await;
-        assert_eq!(answer.code, PERMISSION_DENIED, "{path} without its permission: {answer:?}");
-    }
+    assert!(report.findings.is_empty(), "{:#?}", report.findings);
+    assert!(report.absent.is_empty(), "described and not served: {:#?}", report.absent);
+    assert_eq!(report.served, paths(&set));
+    assert!(report.served.len() > 15, "only {} methods were found", report.served.len());
+    assert_eq!(report.public.into_iter().collect::<Vec<_>>(), [HEALTH_CHECK]);
+    let authenticated: BTreeSet<&str> = report.authenticated.iter().map(String::as_str).collect();
+    let any_credential = [
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ];
+    assert_eq!(authenticated, any_credential.into());
 
     // Internal methods are closed to every credential that a person can have.
-    let admin = server.token("a", "admin", &[]);
     let internal = "/tidegauge.hotmetric.v1.HotMetricUpdateService/ApplyUpdates";
-    assert!(paths.iter().any(|p| p == internal));
-    assert_eq!(bearer(&server, internal, &admin, None).await.code, PERMISSION_DENIED);
+    assert!(report.served.contains(internal));
+    assert_eq!(bearer(&server, internal, &everything, None).await.code, PERMISSION_DENIED);
 }
 
 /// Variants of a path reach no handler: nothing but the exact bytes is a method.
