@@ -112,10 +112,12 @@ fn indexes(ranges: &[(u32, u32)], events: usize) -> Result<Vec<IndexRange>, Batc
     Ok(indexes)
 }
 
-/// Reads encoded columns and checks their shape, as [`crate::convert::batch::columns_from_proto`].
+/// Reads encoded columns and checks their *shape*: equal lengths, ids inside their dictionaries, unique dimension keys.
+/// Left-out id arrays are filled, empty dictionaries of sources, versions and dimension sets get their empty entry. Names,
+/// values and times are not checked here: that is ingest's verdict per event.
 ///
 /// # Errors
-/// [`BatchError`].
+/// [`BatchError`] with the array's name.
 pub fn columns(message: &[u8]) -> Result<EventColumns, BatchError> {
     let view = ColumnsView::parse(message).map_err(|error| match error {
         ColumnsError::Malformed(malformed) => malformed.into(),

@@ -1,7 +1,7 @@
 //! Writing columns and log records from borrowed parts, arrays in bulk. The bytes are those prost would write.
 
 use bytes::Bytes;
-use tidegauge_core::event::{Dimensions, IndexRange, Mode, RequestId};
+use tidegauge_core::event::{Dimensions, EventColumns, IndexRange, Mode, RequestId};
 use tidegauge_core::ids::TenantId;
 
 use crate::convert::batch::{FORMAT_VERSION, mode_to_proto};
@@ -49,43 +49,36 @@ pub struct ColumnParts<'a, T, S> {
     pub ids: [&'a [u32]; 5],
 }
 
-/// Parts of the generated type.
-impl<'a> From<&'a pb::EventColumns> for ColumnParts<'a, String, pb::DimensionSet> {
-    fn from(columns: &'a pb::EventColumns) -> Self {
-        Self {
-            texts: [&columns.event_types, &columns.metrics, &columns.sources, &columns.versions],
-            sets: &columns.dimension_sets,
-            times: &columns.times_unix_nano,
-            values: &columns.values,
-            ids: [
-                &columns.event_type_ids,
-                &columns.metric_ids,
-                &columns.source_ids,
-                &columns.version_ids,
-                &columns.dimension_set_ids,
-            ],
+macro_rules! parts_of {
+    ($(#[$doc:meta])* $columns:ty, $set:ty, $times:ident) => {
+        $(#[$doc])*
+        impl<'a> From<&'a $columns> for ColumnParts<'a, String, $set> {
+            fn from(columns: &'a $columns) -> Self {
+                Self {
+                    texts: [&columns.event_types, &columns.metrics, &columns.sources, &columns.versions],
+                    sets: &columns.dimension_sets,
+                    times: &columns.$times,
+                    values: &columns.values,
+                    ids: [
+                        &columns.event_type_ids,
+                        &columns.metric_ids,
+                        &columns.source_ids,
+                        &columns.version_ids,
+                        &columns.dimension_set_ids,
+                    ],
+                }
+            }
         }
-    }
+    };
 }
-
-/// Parts of the core's type.
-impl<'a> From<&'a tidegauge_core::event::EventColumns> for ColumnParts<'a, String, Dimensions> {
-    fn from(columns: &'a tidegauge_core::event::EventColumns) -> Self {
-        Self {
-            texts: [&columns.event_types, &columns.metrics, &columns.sources, &columns.versions],
-            sets: &columns.dimension_sets,
-            times: &columns.times,
-            values: &columns.values,
-            ids: [
-                &columns.event_type_ids,
-                &columns.metric_ids,
-                &columns.source_ids,
-                &columns.version_ids,
-                &columns.dimension_set_ids,
-            ],
-        }
-    }
-}
+parts_of!(
+    /// Parts of the generated type.
+    pb::EventColumns, pb::DimensionSet, times_unix_nano
+);
+parts_of!(
+    /// Parts of the core's type.
+    EventColumns, Dimensions, times
+);
 
 impl<T: AsRef<str>, S: PairSet> ColumnParts<'_, T, S> {
     /// Length of the encoded message.
