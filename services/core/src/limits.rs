@@ -22,10 +22,14 @@ pub const EVENTS_PER_REQUEST_MAX: usize = 10_000;
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one answer on the wire; Flight batches are cut to fit, BI tools refuse 16 MiB.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of the texts for people in the verdicts of one answer: the first ones tell what is wrong, and gRPC clients refuse
+/// answers of more than 4 MiB unless told otherwise.
+pub const VERDICT_TEXT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one log record with its key: the limit of a Kinesis record is 1 MiB; some room for its own framing.
 pub const RECORD_BYTES_MAX: usize = 1_000_000;
-/// Verdicts sent back in one answer: the first ones tell the caller what is wrong, the count tells how much.
-pub const VERDICTS_MAX: usize = 10_000;
+/// Bytes of the log records made of one request: columns whose events share large dictionary entries grow when they are
+/// divided into records, and must still fit the queue of a shard ([`INGEST_QUEUE_BYTES`]).
+pub const REQUEST_RECORDS_BYTES_MAX: usize = 24 << 20;
 
 /// Shards of the embedded log: two cores keep four busy, and a tenant's order needs only one.
 pub const SHARDS: u32 = 4;

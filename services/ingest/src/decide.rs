@@ -18,6 +18,7 @@ pub mod rules;
 mod tests;
 
 use tidegauge_core::event::IndexRange;
+use tidegauge_core::limits;
 use tidegauge_proto::raw::ColumnsView;
 
 use self::draft::Draft;
@@ -56,6 +57,28 @@ pub enum Accepted<'a> {
     },
     /// New columns.
     Built(Draft<'a>),
+}
+
+/// Collects the verdicts over refused events, in order of their index.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts {
+    refused: Vec<(u32, Refusal)>,
+    text_bytes: usize,
+}
+
+impl Verdicts {
+    /// Behind [`limits::VERDICT_TEXT_BYTES_MAX`] of texts a verdict goes without one; field and reason stay.
+    pub(crate) fn push(&mut self, index: u32, mut refusal: Refusal) {
+        self.text_bytes += refusal.message.len();
+        if self.text_bytes > limits::VERDICT_TEXT_BYTES_MAX {
+            refusal.message = String::new();
+        }
+        self.refused.push((index, refusal));
+    }
+
+    pub(crate) fn into_refused(self) -> Vec<(u32, Refusal)> {
+        self.refused
+    }
 }
 
 /// Collects original indexes as ranges.

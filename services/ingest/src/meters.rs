@@ -1,13 +1,14 @@
 //! What is measured. Handles are looked up once, not per request.
 
+use std::sync::Arc;
+
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 
-/// Counters of the service. Of the events of every answered request: received = accepted + rejected (I3).
-#[derive(Clone)]
+/// Counters of the service. Received = accepted + rejected when nothing is in flight (I3): [`Tally`] sees to it.
 pub(crate) struct Meters {
-    pub(crate) received: Counter,
-    pub(crate) accepted: Counter,
-    pub(crate) rejected: Counter,
+    received: Counter,
+    accepted: Counter,
+    rejected: Counter,
     pub(crate) bytes: Counter,
     pub(crate) duplicate_hints: Counter,
     /// From the arrival of a request to its answer.
@@ -22,9 +23,12 @@ impl std::fmt::Debug for Meters {
 
 impl Meters {
     pub(crate) fn new() -> Self {
-        describe_counter!("tidegauge_ingest_events_received_total", "Events of answered requests: accepted + rejected");
+        describe_counter!("tidegauge_ingest_events_received_total", "Events of requests that could be read");
         describe_counter!("tidegauge_ingest_events_accepted_total", "Events made durable and acknowledged");
-        describe_counter!("tidegauge_ingest_events_rejected_total", "Events refused with a verdict");
+        describe_counter!(
+            "tidegauge_ingest_events_rejected_total",
+            "Events not acknowledged: refused one by one or with their request, or their caller has gone"
+        );
         describe_counter!("tidegauge_ingest_request_bytes_total", "Bytes of answered requests");
         describe_counter!("tidegauge_ingest_duplicate_hints_total", "Answers that hinted at a duplicate");
         describe_counter!("tidegauge_ingest_requests_refused_total", "Requests refused as a whole, by reason");
@@ -39,8 +43,36 @@ impl Meters {
         }
     }
 
+    /// The events of a request have come.
+    pub(crate) fn receive(self: &Arc<Self>, events: usize) -> Tally {
+        self.received.increment(events as u64);
+        Tally { meters: Arc::clone(self), open: events as u64 }
+    }
+
     /// A request was refused as a whole. The reasons are a fixed set of words.
     pub(crate) fn refused(reason: &'static str) {
         counter!("tidegauge_ingest_requests_refused_total", "reason" => reason).increment(1);
+    }
+}
+
+/// The events of one request until they are settled: what nobody settles counts as rejected, whatever the way out.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    meters: Arc<Meters>,
+    open: u64,
+}
+
+impl Tally {
+    /// The request is answered: so many of its events are durable, the others refused.
+    pub(crate) fn settle(mut self, accepted: u32) {
+        let accepted = u64::from(accepted).min(self.open);
+        self.meters.accepted.increment(accepted);
+        self.open -= accepted;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.meters.rejected.increment(self.open);
     }
 }

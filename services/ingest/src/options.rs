@@ -19,7 +19,8 @@ pub struct IngestOptions {
     pub quota_accounts_max: usize,
     /// Requests of one stream that wait for the log; reading pauses while there are as many.
     pub stream_requests_max: usize,
-    /// Bytes of one stream that wait for the log; reading pauses while there are more.
+    /// Bytes of one stream's requests that wait for the log or for their answer to be read; reading pauses while there are
+    /// more.
     pub stream_bytes_max: usize,
     /// Acknowledged requests remembered for the duplicate hint.
     pub recent_requests_max: usize,
@@ -36,7 +37,8 @@ impl Default for IngestOptions {
             tenant_quotas: HashMap::new(),
             quota_accounts_max: 100_000,
             stream_requests_max: 64,
-            stream_bytes_max: limits::INGEST_QUEUE_BYTES / 2,
+            // Two streams of a tenant pause before they use up its share of the queue.
+            stream_bytes_max: limits::INGEST_QUEUE_BYTES / 4,
             recent_requests_max: 65_536,
             record_bytes_max: limits::RECORD_BYTES_MAX,
             drain_time_max: limits::DRAIN_TIME_MAX,

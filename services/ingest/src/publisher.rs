@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use tidegauge_core::clock::Clock;
 use tidegauge_core::event::RequestId;
 use tidegauge_core::ids::{Key, Producer};
-use tidegauge_core::log::{EventLog, NewRecord, Position};
+use tidegauge_core::log::{EventLog, NewRecord, Position, StoreError};
 use tidegauge_core::{ErrorKind, FieldViolation, ScopedTenant, ServiceError, ShardId};
 use tidegauge_proto::ingest::v1::{PublishResponse, RejectedEvent, ShardPosition};
 use tidegauge_proto::raw::{ColumnsView, RequestView};
@@ -19,7 +19,7 @@ use crate::decide::recent::Recent;
 use crate::decide::records::{self, Labels};
 use crate::decide::rules::{Refusal, Rules};
 use crate::decide::{columns, request, rows};
-use crate::meters::Meters;
+use crate::meters::{Meters, Tally};
 use crate::options::IngestOptions;
 
 /// What all requests share.
@@ -31,7 +31,7 @@ pub(crate) struct Publisher {
     quotas: Mutex<QuotaBook>,
     recent: Mutex<Recent>,
     seed: u64,
-    meters: Meters,
+    meters: Arc<Meters>,
     /// Cancelled when no new work is taken.
     pub(crate) draining: CancellationToken,
     /// Requests and streams in flight.
@@ -43,7 +43,7 @@ pub(crate) struct Publisher {
 pub(crate) struct Admitted {
     tenant: ScopedTenant,
     identity: Option<RequestId>,
-    received: u32,
+    tally: Tally,
     accepted: u32,
     rejected: Vec<(u32, Refusal)>,
     records: Vec<NewRecord>,
@@ -53,9 +53,11 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Bytes that wait for the log.
+    /// Bytes that it holds until it is answered: what waits for the log, and the verdicts.
     pub(crate) fn bytes(&self) -> usize {
-        self.records.iter().map(|record| record.payload.len()).sum()
+        let records: usize = self.records.iter().map(|record| record.payload.len()).sum();
+        let verdict = |refusal: &Refusal| size_of::<(u32, Refusal)>() + refusal.field.len() + refusal.message.len();
+        records + self.rejected.iter().map(|(_, refusal)| verdict(refusal)).sum::<usize>()
     }
 
     /// The error of a unary call whose events were all refused: names the first by field, `events[17].timestamp`.
@@ -102,7 +104,7 @@ impl Publisher {
             quotas: Mutex::new(quotas),
             recent: Mutex::new(recent),
             seed,
-            meters: Meters::new(),
+            meters: Arc::new(Meters::new()),
             draining: CancellationToken::new(),
             in_flight: TaskTracker::new(),
         }
@@ -128,11 +130,13 @@ impl Publisher {
     ) -> Result<Admitted, ServiceError> {
         let arrived_ns = self.clock.monotonic_ns();
         let now_ns = self.clock.wall_ns();
-        let view = RequestView::parse(message).map_err(request::malformed)?;
+        let refuse = |error| self.refuse_unread(tenant, message, error);
+        let view = RequestView::parse(message).map_err(request::malformed).map_err(refuse)?;
         seen.sequence = view.sequence;
         let columns_view = view.columns.as_deref().map(ColumnsView::parse).transpose();
-        let columns_view = columns_view.map_err(request::columns_error)?;
-        let head = request::check(&view, columns_view.as_ref())?;
+        let columns_view = columns_view.map_err(request::columns_error).map_err(refuse)?;
+        let tally = self.meters.receive(request::events(&view, columns_view.as_ref()));
+        let head = request::check(&view, columns_view.as_ref()).map_err(refuse)?;
         if let Some((producer, sequence)) = head.producer {
             seen.producer = Some(producer);
             order.check(producer, sequence)?;
@@ -155,7 +159,7 @@ impl Publisher {
         Ok(Admitted {
             tenant: tenant.clone(),
             identity,
-            received: decision.received,
+            tally,
             accepted: decision.accepted_len(),
             records: payloads.into_iter().map(|payload| NewRecord { key: labels.key.clone(), payload }).collect(),
             rejected: decision.rejected,
@@ -163,6 +167,12 @@ impl Publisher {
             request_bytes: message.len(),
             arrived_ns,
         })
+    }
+
+    /// The error for a request whose events are not looked at: its bytes are charged all the same, so that nobody can send
+    /// without limit what is refused.
+    fn refuse_unread(&self, tenant: &ScopedTenant, message: &[u8], error: ServiceError) -> ServiceError {
+        self.charge(tenant, 0, message.len()).err().unwrap_or(error)
     }
 
     fn charge(&self, tenant: &ScopedTenant, events: usize, bytes: usize) -> Result<(), ServiceError> {
@@ -188,20 +198,11 @@ impl Publisher {
             let positions = if records.is_empty() {
                 Vec::new()
             } else {
-                let appended = publisher.log.append(records).await.map_err(ServiceError::from);
-                appended.inspect_err(|error| publisher.report(error))?
+                publisher.log.append(records).await.map_err(refused_by_log)?
             };
             Ok(publisher.acknowledge(admitted, positions))
         }
         .boxed()
-    }
-
-    fn report(&self, error: &ServiceError) {
-        Meters::refused(error.reason);
-        match error.kind {
-            ErrorKind::ResourceExhausted | ErrorKind::Unavailable => {}
-            _ => tracing::error!(reason = error.reason, error = %error, "the log refused an append"),
-        }
     }
 
     fn acknowledge(&self, admitted: Admitted, positions: Vec<(ShardId, Position)>) -> PublishResponse {
@@ -210,9 +211,7 @@ impl Publisher {
             recent.insert(admitted.tenant.id(), identity);
         }
         let passed_ns = self.clock.monotonic_ns().saturating_sub(admitted.arrived_ns);
-        self.meters.received.increment(u64::from(admitted.received));
-        self.meters.accepted.increment(u64::from(admitted.accepted));
-        self.meters.rejected.increment(admitted.rejected.len() as u64);
+        admitted.tally.settle(admitted.accepted);
         self.meters.bytes.increment(admitted.request_bytes as u64);
         self.meters.duplicate_hints.increment(u64::from(admitted.duplicate_hint));
         self.meters.seconds.record(passed_ns as f64 / 1e9);
@@ -223,6 +222,27 @@ impl Publisher {
             duplicate_hint: admitted.duplicate_hint,
         }
     }
+}
+
+/// What the caller is told when the log takes a request not or not wholly.
+fn refused_by_log(error: StoreError) -> ServiceError {
+    let told = match &error {
+        StoreError::Full(_) | StoreError::Busy { .. } | StoreError::Unavailable(_) => ServiceError::from(error),
+        _ => {
+            tracing::error!(%error, "the log refused an append");
+            match error {
+                // It was cut back: the same request may find a better disk.
+                StoreError::Io { .. } => ServiceError::new(
+                    ErrorKind::Unavailable,
+                    "LOG_WRITE_FAILED",
+                    "the log could not be written, see the server's log",
+                ),
+                other => ServiceError::from(other),
+            }
+        }
+    };
+    Meters::refused(told.reason);
+    told
 }
 
 /// The last position of each shard.

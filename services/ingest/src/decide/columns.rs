@@ -7,7 +7,7 @@ use tidegauge_proto::raw::{ColumnsView, Dictionary};
 use super::draft::{Draft, Pairs, Remap};
 use super::request::malformed;
 use super::rules::{Refusal, Rules, TEXTS, check_dimensions, check_time, check_unique, check_value};
-use super::{Accepted, Decision, Indexes};
+use super::{Accepted, Decision, Indexes, Verdicts};
 
 /// Judges the events of a request sent as columns; `message` is what `view` shows.
 ///
@@ -188,7 +188,7 @@ fn judge<'a>(
     }
     let mut used = vec![false; bad.len()];
     let mut builder = Builder::new(view)?;
-    let mut rejected = Vec::new();
+    let mut verdicts = Verdicts::default();
     let mut indexes = Indexes::default();
     for (event, (time, value)) in view.times().zip(view.values()).enumerate() {
         let entries: [Option<usize>; 5] = std::array::from_fn(|at| {
@@ -211,7 +211,7 @@ fn judge<'a>(
                 indexes.push(event as u32);
                 builder.push(event, time, value);
             }
-            Err(refusal) => rejected.push((event as u32, refusal)),
+            Err(refusal) => verdicts.push(event as u32, refusal),
         }
     }
     if let Some(unused) = used.iter().position(|used| !used) {
@@ -220,7 +220,7 @@ fn judge<'a>(
     }
     Ok(Decision {
         received: view.len() as u32,
-        rejected,
+        rejected: verdicts.into_refused(),
         indexes: indexes.into_ranges(),
         accepted: Accepted::Built(builder.draft),
     })

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use tidegauge_core::ServiceError;
 use tidegauge_core::event::{IndexRange, Mode, RequestId};
 use tidegauge_core::ids::Key;
+use tidegauge_core::{ServiceError, limits};
 use tidegauge_proto::raw::encode::RecordHeader;
 
 use super::draft::Draft;
@@ -27,7 +27,8 @@ pub struct Labels {
 /// Encodes the accepted events into records of at most `record_bytes_max` with their key.
 ///
 /// # Errors
-/// INTERNAL when a single event does not fit, which the limits rule out.
+/// INVALID_ARGUMENT when the records together grow beyond [`limits::REQUEST_RECORDS_BYTES_MAX`]; INTERNAL when a single
+/// event does not fit, which the limits rule out.
 pub fn encode(decision: &Decision<'_>, labels: &Labels, record_bytes_max: usize) -> Result<Vec<Bytes>, ServiceError> {
     let bytes_max = record_bytes_max.saturating_sub(labels.key.to_string().len());
     let mut records = Vec::with_capacity(1);
@@ -67,7 +68,8 @@ fn split(
     let whole = draft.with_parts(|parts| header.encode(parts.encoded_len(), bytes_max, |out| parts.encode(out)));
     if let Some(record) = whole {
         records.push(record);
-        return Ok(());
+        let bytes: usize = records.iter().map(Bytes::len).sum();
+        return if bytes <= limits::REQUEST_RECORDS_BYTES_MAX { Ok(()) } else { Err(grown()) };
     }
     let events = draft.len();
     if events < 2 {
@@ -82,6 +84,17 @@ fn split(
         split(&draft.slice(part.clone()), &slice(indexes, part), labels, bytes_max, records)?;
     }
     Ok(())
+}
+
+/// Only columns grow like this: each record repeats the dictionary entries that its events use.
+fn grown() -> ServiceError {
+    let description = format!(
+        "take more than {} bytes in log records of {} bytes, because distant events share large dictionary entries; send \
+         fewer events a request",
+        limits::REQUEST_RECORDS_BYTES_MAX,
+        limits::RECORD_BYTES_MAX
+    );
+    ServiceError::invalid("columns", "COLUMNS_TOO_LARGE", description)
 }
 
 /// The original indexes of some of the accepted events, which are counted from 0.

@@ -37,6 +37,11 @@ pub fn columns_error(error: ColumnsError) -> ServiceError {
     }
 }
 
+/// Number of events in a request, right or not.
+pub fn events(view: &RequestView<'_>, columns: Option<&ColumnsView<'_>>) -> usize {
+    view.rows + columns.map_or(0, ColumnsView::len)
+}
+
 /// Checks everything but the events.
 ///
 /// # Errors

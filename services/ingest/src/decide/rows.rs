@@ -8,7 +8,7 @@ use tidegauge_proto::raw::{Malformed, RequestView, Row, RowDimensions};
 use super::draft::{Draft, Pairs, Remap};
 use super::interner::Interner;
 use super::rules::{Refusal, Rules, TEXTS, TextRule, check_dimensions, check_tenant, check_timestamp, check_value};
-use super::{Accepted, Decision, Indexes};
+use super::{Accepted, Decision, Indexes, Verdicts};
 
 /// Entries of one map that are looked at; no encoder of a map sends a key twice, so more are simply too many.
 const MAP_ENTRIES_MAX: usize = 16 * limits::DIMENSIONS_MAX;
@@ -19,17 +19,17 @@ const MAP_ENTRIES_MAX: usize = 16 * limits::DIMENSIONS_MAX;
 /// [`Malformed`] when a row is no event message; then none of them is taken.
 pub fn decide<'a>(rules: &Rules<'_>, request: &RequestView<'a>) -> Result<Decision<'a>, Malformed> {
     let mut builder = Builder::new(rules, request.rows);
-    let mut rejected = Vec::new();
+    let mut verdicts = Verdicts::default();
     let mut indexes = Indexes::default();
     for (index, row) in request.rows().enumerate() {
         match builder.take(rules, &row?)? {
             Ok(()) => indexes.push(index as u32),
-            Err(refusal) => rejected.push((index as u32, refusal)),
+            Err(refusal) => verdicts.push(index as u32, refusal),
         }
     }
     Ok(Decision {
         received: request.rows as u32,
-        rejected,
+        rejected: verdicts.into_refused(),
         indexes: indexes.into_ranges(),
         accepted: Accepted::Built(builder.draft),
     })

@@ -100,6 +100,24 @@ async fn sizes_are_limited() {
     assert_eq!(client.publish(rows(vec![event("cpu")])).await.unwrap().into_inner().accepted, 1);
 }
 
+/// An answer with as many verdicts as there can be, each with as long a text and field as there can be, fits what a gRPC
+/// client takes when it is not told otherwise.
+#[tokio::test]
+async fn verdicts_fit_a_common_client() {
+    const CLIENT_BYTES_MAX: usize = 4 << 20;
+    let world = World::start(ScriptedLog::open(), IngestOptions::default()).await;
+    let mut client = world.client().await.max_decoding_message_size(CLIENT_BYTES_MAX);
+    let key = "\u{10FFFF}".repeat(200);
+    let mut events = vec![wrong(|e| e.dimensions = [(key, String::new())].into()); 9_999];
+    events.push(event("good"));
+    let answer = client.publish(rows(events)).await.unwrap().into_inner();
+    assert_eq!((answer.accepted, answer.rejected.len()), (1, 9_999));
+    assert!(answer.rejected[0].message.contains("800 bytes") && answer.rejected[9_998].message.is_empty());
+    assert!(
+        answer.rejected.iter().all(|r| r.reason == "DIMENSION_KEY_TOO_LONG" && r.field == answer.rejected[0].field)
+    );
+}
+
 /// What is wrong with a request as a whole is named by field.
 #[tokio::test]
 async fn wrong_requests_are_named() {
@@ -145,6 +163,20 @@ async fn quotas_are_told() {
     client.publish(four()).await.unwrap();
 }
 
+/// Requests that are refused unread cost their bytes: nobody can send them without limit.
+#[tokio::test]
+async fn wrong_requests_are_charged() {
+    let quota = Quota { bytes_per_second: 600, ..Quota::default() };
+    let world = World::start(ScriptedLog::open(), IngestOptions { quota, ..IngestOptions::default() }).await;
+    let mut client = world.client().await;
+    let mut reasons = Vec::new();
+    for _ in 0..3 {
+        let modeless = PublishRequest { mode: 0, ..rows(vec![wrong(|e| e.source = "x".repeat(230))]) };
+        reasons.push(told(&client.publish(modeless).await.expect_err("refused")).1);
+    }
+    assert_eq!(reasons, ["MODE_UNSPECIFIED", "MODE_UNSPECIFIED", "QUOTA_EXCEEDED"]);
+}
+
 /// What the log refuses is told with the time for a retry; its inner errors are not shown.
 #[tokio::test]
 async fn a_log_that_refuses_is_told() {
@@ -158,6 +190,12 @@ async fn a_log_that_refuses_is_told() {
         (busy, Code::ResourceExhausted, "QUEUE_FULL", Some(Duration::from_millis(50))),
         (StoreError::Full("x".to_owned()), Code::ResourceExhausted, "DISK_FULL", Some(Duration::from_secs(1))),
         (StoreError::Unavailable("closing".to_owned()), Code::Unavailable, "UNAVAILABLE", Some(Duration::from_secs(1))),
+        (
+            StoreError::Io { doing: "write secret path".to_owned(), source: std::io::ErrorKind::Other.into() },
+            Code::Unavailable,
+            "LOG_WRITE_FAILED",
+            Some(Duration::from_secs(1)),
+        ),
         (StoreError::Invalid("secret path".to_owned()), Code::Internal, "CONTRACT_BROKEN", None),
     ];
     for (failure, code, reason, retry_after) in cases {

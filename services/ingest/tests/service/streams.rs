@@ -1,5 +1,6 @@
 //! Publish streams: order, bounds, retries, ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidegauge_client::{Client, ClientOptions, ProducerOptions};
@@ -87,6 +88,44 @@ async fn a_kept_producer_is_never_overtaken() {
     let sequences: Vec<u64> = log.batches().iter().map(|batch| batch.request.unwrap().sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 4]);
     assert_eq!(log.most_waiting(), 1, "one append of a kept producer at a time");
+}
+
+/// Requests of a kept producer that take several records, of which a failed append leaves the first ones: what is sent again
+/// completes them. Each event is on the log, what is there twice carries the same index under the same digest, and no
+/// request stands behind one that is not whole, so that the floor never passes a gap.
+#[tokio::test]
+async fn a_request_in_several_records_is_completed() {
+    const EVENTS: usize = 400;
+    let log = ScriptedLog::open();
+    let world = World::start(log.clone(), IngestOptions { record_bytes_max: 2_000, ..IngestOptions::default() }).await;
+    log.partly.lock().unwrap().extend([None, Some(1), Some(3), None, None, Some(0), None, Some(2)]);
+    let options = ClientOptions { endpoint: world.endpoint(), token: Some(world.token()), ..ClientOptions::default() };
+    let client = Client::connect(options).await.unwrap();
+    let mut producer =
+        client.producer(ProducerOptions { producer_id: Some([KEPT; 16]), in_flight: 4, ..ProducerOptions::default() });
+    for sequence in 1..=6 {
+        // Now and then one is refused, so that the indexes have gaps.
+        let name = |n: usize| if n % 7 == 3 { String::new() } else { format!("metric.{sequence}.{n}") };
+        producer.send((0..EVENTS).map(|n| super::world::event(&name(n))).collect::<Vec<_>>()).await.unwrap();
+    }
+    assert_eq!(producer.close().await.unwrap().batches, 6);
+
+    let good: Vec<u32> = (0..EVENTS as u32).filter(|n| n % 7 != 3).collect();
+    let mut found: BTreeMap<u64, (u128, BTreeSet<u32>)> = BTreeMap::new();
+    let (mut repeated, mut records) = (0, 0);
+    for batch in log.batches() {
+        let id = batch.request.unwrap();
+        let before = found.range(..id.sequence).all(|(_, (_, indexes))| indexes.iter().eq(&good));
+        assert!(before, "sequence {} stands behind one that is not whole", id.sequence);
+        let (digest, indexes) = found.entry(id.sequence).or_insert((id.digest, BTreeSet::new()));
+        assert_eq!(*digest, id.digest, "sequence {}", id.sequence);
+        records += 1;
+        for index in batch.indexes.iter().flat_map(|range| range.first..range.first + range.count) {
+            repeated += usize::from(!indexes.insert(index));
+        }
+    }
+    assert!(found.len() == 6 && found.values().all(|(_, indexes)| indexes.iter().eq(&good)));
+    assert!(records > 6 * 5 && repeated > 0, "{records} records, {repeated} events twice");
 }
 
 /// The second of two equal requests carries the hint; another content under the same sequence does not.

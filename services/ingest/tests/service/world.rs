@@ -37,6 +37,8 @@ pub(crate) struct ScriptedLog {
     pub(crate) gate: Semaphore,
     /// Results of the next appends; Ok when empty.
     pub(crate) failures: Mutex<VecDeque<Option<StoreError>>>,
+    /// Of the next appends so many records stay, and the append fails: what a crash or a full disk may leave of a call.
+    pub(crate) partly: Mutex<VecDeque<Option<usize>>>,
     pub(crate) waiting: Mutex<(usize, usize)>,
 }
 
@@ -52,6 +54,7 @@ impl ScriptedLog {
             records: Mutex::default(),
             gate: Semaphore::new(0),
             failures: Mutex::default(),
+            partly: Mutex::default(),
             waiting: Mutex::default(),
         })
     }
@@ -75,6 +78,10 @@ impl EventLog for ScriptedLog {
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<(ShardId, Position)>, StoreError> {
         if let Some(Some(failure)) = self.failures.lock().unwrap().pop_front() {
             return Err(failure);
+        }
+        if let Some(Some(kept)) = self.partly.lock().unwrap().pop_front() {
+            self.records.lock().unwrap().extend(records.into_iter().take(kept));
+            return Err(StoreError::Unavailable("partly written".to_owned()));
         }
         let count = records.len();
         self.records.lock().unwrap().extend(records);

@@ -128,7 +128,7 @@ fn decide_columns(columns: &pb::EventColumns, record_bytes_max: usize) -> Result
     let tenant = tenant(TENANT);
     let decision = columns::decide(&Rules::at(&tenant, NOW_NS, 5), &message, &view)?;
     let as_sent = matches!(decision.accepted, Accepted::AsSent { .. });
-    let payloads = records::encode(&decision, &labels(), record_bytes_max).expect("every event fits");
+    let payloads = records::encode(&decision, &labels(), record_bytes_max)?;
     let accepted = read(&payloads, record_bytes_max);
     let rejected = decision.rejected.into_iter().map(|(index, refusal)| (index, refusal.reason.to_owned())).collect();
     Ok(((accepted, rejected), as_sent))
@@ -220,6 +220,30 @@ fn columns_stand_on_the_log_as_they_came() {
     let payloads = records::encode(&decision, &labels(), 1_000_000).expect("it fits");
     assert_eq!(payloads.len(), 1);
     assert!(payloads[0].ends_with(&message));
+}
+
+/// Columns whose events take turns with large dimension sets would need a set in every record: they are refused by name
+/// before the records take many times the request's bytes; in smaller batches they pass.
+#[test]
+fn columns_do_not_grow_without_limit() {
+    const SETS: usize = 200;
+    let set = |n: usize| {
+        let pairs = (0..64).map(|k| pb::Dimension { key: format!("{k:0100}"), value: format!("{n:0200}") });
+        pb::DimensionSet { dimensions: pairs.collect() }
+    };
+    let columns = |events: usize| pb::EventColumns {
+        event_types: vec!["sample".to_owned()],
+        metrics: vec!["cpu".to_owned()],
+        dimension_sets: (0..SETS.min(events)).map(set).collect(),
+        times_unix_nano: vec![NOW_NS; events],
+        values: vec![1.5; events],
+        dimension_set_ids: (0..events).map(|n| (n % SETS) as u32).collect(),
+        ..Default::default()
+    };
+    let ((accepted, _), _) = decide_columns(&columns(400), 1_000_000).expect("four to eight megabytes");
+    assert_eq!(accepted.len(), 400);
+    let error = decide_columns(&columns(10_000), 1_000_000).expect_err("200 megabytes");
+    assert_eq!(fields(&error), [("columns".to_owned(), "COLUMNS_TOO_LARGE")]);
 }
 
 /// Arrays that do not fit together, and wrong entries that no event uses, refuse the request and are named.
