@@ -11,6 +11,7 @@ mod counters;
 mod cut;
 mod dead;
 mod dedup;
+mod hold;
 mod key;
 mod persist;
 mod process;

@@ -14,6 +14,7 @@ use super::series::NoSeries;
 use super::settings::Settings;
 
 /// Slots from here on are no slots.
+const DEAD_HELD: u32 = u32::MAX - 3;
 const DEAD_NAME: u32 = u32::MAX - 2;
 const DEAD_FULL: u32 = u32::MAX - 1;
 const UNKNOWN: u32 = u32::MAX;
@@ -77,6 +78,8 @@ pub(super) struct Record<'a> {
     pub(super) arrival: i64,
     /// The decisions' time.
     pub(super) now: i64,
+    /// Rows up to which the key may have new ones.
+    pub(super) rows_max: usize,
 }
 
 impl Record<'_> {
@@ -192,7 +195,7 @@ impl Record<'_> {
                 while at < stop {
                     let time = times[at];
                     let slot = slots[ids[at] as usize];
-                    if time < start || time >= end || slot >= DEAD_NAME {
+                    if time < start || time >= end || slot >= DEAD_HELD {
                         break;
                     }
                     slab[slot as usize].add(time, values[at]);
@@ -278,7 +281,11 @@ impl Record<'_> {
     /// Finds the slot of a (window, metric) at its first event in the record.
     fn resolve(&mut self, base: usize, width: usize, id: u32) -> Result<(), DeadReason> {
         let place = base + id as usize;
-        let dead = |slot| if slot == DEAD_FULL { DeadReason::TooManySeries } else { DeadReason::Invalid };
+        let dead = |slot| match slot {
+            DEAD_FULL => DeadReason::TooManySeries,
+            DEAD_HELD => DeadReason::KeyHeld,
+            _ => DeadReason::Invalid,
+        };
         if self.scratch.slots[place] != UNKNOWN {
             return Err(dead(self.scratch.slots[place]));
         }
@@ -293,11 +300,14 @@ impl Record<'_> {
             };
             self.scratch.interned[id as usize] = metric;
         }
-        if metric >= DEAD_NAME {
+        let LocalWindow { start, part, count, .. } = self.scratch.windows[base / width];
+        if metric < DEAD_HELD && self.state.rows.len() >= self.rows_max && !self.state.rows.holds(part, start, metric) {
+            metric = DEAD_HELD;
+        }
+        if metric >= DEAD_HELD {
             self.scratch.slots[place] = metric;
             return Err(dead(metric));
         }
-        let LocalWindow { start, part, count, .. } = self.scratch.windows[base / width];
         let slot = self.state.rows.slot(part, start, metric);
         let before = self.state.rows.row(slot).data.count;
         self.scratch.touched.push(Touched { slot, metric, before, part, count });

@@ -7,6 +7,7 @@ use tidegauge_core::hot::WindowRow;
 use tidegauge_core::time::{Hour, SECOND_NS};
 use tidegauge_core::{Epoch, Key, MetricName, Ordinal};
 
+use super::dead::retry_after_ns;
 use super::key::KeyState;
 use super::persist::outbox_entries;
 use super::rows::Part;
@@ -48,6 +49,8 @@ pub struct Outbox {
     pub correction_events: u64,
     /// Failed attempts to apply it.
     pub attempts: u32,
+    /// When the first of them failed, by the decisions' clock.
+    pub failing_since: i64,
     /// When to try again, by the decisions' clock.
     pub retry_at: i64,
     /// Objects that could not be written in the last attempt.
@@ -116,7 +119,7 @@ impl Shard {
         self.budget.refill(now, self.settings.objects_per_second);
         let window_ns = self.settings.window.ns();
         let much = (self.settings.state_rows_max / 8).max(1);
-        let pressed = self.rows > self.settings.state_rows_max / 4 * 3;
+        let pressed = self.is_pressed();
         let mut due = Vec::new();
         for (index, key) in self.keys.iter().enumerate() {
             if !key.born() || key.outbox.is_some() {
@@ -137,10 +140,10 @@ impl Shard {
         }
         due.sort_unstable();
         let mut wrote = false;
-        let frozen: usize = self.keys.iter().map(|key| key.rows.frozen.rows).sum();
-        let mut left = self.rows - frozen;
+        let frozen = self.keys.iter().filter(|key| !key.held).map(|key| key.rows.frozen.rows).sum::<usize>();
+        let mut left = self.rows - self.held_rows - frozen;
         for (writes, _, index) in due {
-            let relieved = left <= self.settings.state_rows_max / 2;
+            let relieved = left <= self.room() / 2;
             if writes && self.budget.objects <= 0 && (!pressed || relieved) {
                 continue;
             }
@@ -157,7 +160,7 @@ impl Shard {
     /// Whether [`Shard::cut_due`] would find something to write now; cheap enough to ask often.
     pub fn cut_is_due(&self, now: i64) -> bool {
         let window_ns = self.settings.window.ns();
-        let pressed = self.rows > self.settings.state_rows_max / 4 * 3;
+        let pressed = self.is_pressed();
         self.keys.iter().any(|key| {
             key.born()
                 && key.outbox.is_none()
@@ -171,7 +174,7 @@ impl Shard {
     pub fn relieve(&mut self) -> bool {
         let window_ns = self.settings.window.ns();
         let can_cut = |key: &KeyState| key.outbox.is_none() && key.waits(window_ns);
-        if self.rows < self.settings.state_rows_max || self.keys.iter().any(can_cut) {
+        if self.has_row_room() || self.keys.iter().any(can_cut) {
             return false;
         }
         let free = self.keys.iter().enumerate().filter(|(_, key)| key.born() && key.outbox.is_none());
@@ -224,13 +227,14 @@ impl Shard {
             hours: hours.collect(),
             correction_events,
             attempts: 0,
+            failing_since: now,
             retry_at: now,
             parked: Vec::new(),
             stopped: None,
         });
         key.cut_through = through;
         key.cut_at = now;
-        self.rows = self.rows + self.keys[index].rows.len() - rows_before;
+        self.count_rows(index, rows_before);
         self.decide(index, DecisionKind::Cut(through));
     }
 
@@ -265,22 +269,26 @@ impl Shard {
     /// Whether an output should be tried again now. To be asked while no epoch is in flight.
     pub fn retry_is_due(&self, now: i64) -> bool {
         self.keys.iter().any(|key| key.outbox.as_ref().is_some_and(|outbox| outbox.retry_at <= now))
+            || self.dead_is_due(now)
     }
 
     /// All outputs of a key are in the lake: its boundary moves, its frozen rows are forgotten.
-    pub fn applied(&mut self, index: u32) {
+    pub fn applied(&mut self, index: u32, now: i64) {
+        self.release(index);
         let key = &mut self.keys[index as usize];
+        let rows_before = key.rows.len();
         let Some(outbox) = key.outbox.take() else { return };
         key.boundary = outbox.through;
         if !outbox.hours.is_empty() {
             key.index_version = outbox.epoch;
+            self.written_at = now;
         }
         let frozen = std::mem::take(&mut key.rows.frozen);
-        self.rows -= frozen.rows;
         for window in frozen.windows.values() {
             key.rows.release(window);
         }
         outbox_entries(index, &outbox, &mut key.dropped_outputs);
+        self.count_rows(index as usize, rows_before);
         self.mark(index as usize);
         self.queue_hot(index as usize);
     }
@@ -288,10 +296,13 @@ impl Shard {
     /// Outputs of a key could not all be written: they stay, and so does the boundary.
     pub fn parked(&mut self, index: u32, failure: ApplyFailure, now: i64) {
         let Some(outbox) = &mut self.keys[index as usize].outbox else { return };
+        if outbox.attempts == 0 {
+            outbox.failing_since = now;
+        }
         outbox.attempts = outbox.attempts.saturating_add(1);
         // A stopped key waits for an operator; it is tried again, slowly, because the operator may have come.
-        let wait_s = if failure.stopped.is_some() { 60 } else { 1 << outbox.attempts.min(6) };
-        outbox.retry_at = now.saturating_add(wait_s * SECOND_NS);
+        let wait_ns = if failure.stopped.is_some() { 60 * SECOND_NS } else { retry_after_ns(outbox.attempts) };
+        outbox.retry_at = now.saturating_add(wait_ns);
         outbox.parked = failure.parked;
         outbox.stopped = failure.stopped;
     }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use tidegauge_core::TenantId;
 use tidegauge_core::event::{EventBatch, EventColumns, IndexRange};
+use tidegauge_core::time::SECOND_NS;
 use tidegauge_core::{Epoch, Ordinal};
+
+use super::shard::Shard;
 
 /// Why an event or record was set aside. The numbers are stored: never reuse one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -25,11 +28,13 @@ pub enum DeadReason {
     TooManySeries = 7,
     /// The metric's name or the time breaks the rules that ingest checks.
     Invalid = 8,
+    /// An object of the key cannot be written, and its rows that wait for it take all the room they may.
+    KeyHeld = 9,
 }
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Undecodable,
         Self::SequenceReused,
         Self::BelowDedupHorizon,
@@ -38,6 +43,7 @@ impl DeadReason {
         Self::TooFarInFuture,
         Self::TooManySeries,
         Self::Invalid,
+        Self::KeyHeld,
     ];
 
     /// Whether it concerns whole records, kept as they stood on the log; otherwise single events.
@@ -56,6 +62,7 @@ impl DeadReason {
             Self::TooFarInFuture => "TOO_FAR_IN_FUTURE",
             Self::TooManySeries => "TOO_MANY_SERIES",
             Self::Invalid => "INVALID",
+            Self::KeyHeld => "KEY_HELD",
         }
     }
 }
@@ -86,6 +93,69 @@ pub struct DeadBatch {
     pub tenant: TenantId,
     /// In the order of the log.
     pub letters: Vec<DeadLetter>,
+}
+
+/// Dead letters on their way into the lake.
+#[derive(Clone, Debug)]
+pub(super) struct DeadOutbox {
+    pub(super) batch: DeadBatch,
+    /// Keys of their entries in the checkpoint.
+    pub(super) entries: Vec<Bytes>,
+    /// Failed attempts to write them.
+    attempts: u32,
+    /// When to try again, by the decisions' clock.
+    retry_at: i64,
+}
+
+impl DeadOutbox {
+    pub(super) fn new(batch: DeadBatch, entries: Vec<Bytes>) -> Self {
+        Self { batch, entries, attempts: 0, retry_at: i64::MIN }
+    }
+
+    fn is_of(&self, batch: &DeadBatch) -> bool {
+        self.batch.epoch == batch.epoch && self.batch.tenant == batch.tenant
+    }
+}
+
+impl Shard {
+    /// Batches of dead letters to write now.
+    pub fn dead_jobs(&self, now: i64) -> Vec<DeadBatch> {
+        let due = self.dead_outboxes.iter().filter(|outbox| outbox.retry_at <= now);
+        due.map(|outbox| outbox.batch.clone()).collect()
+    }
+
+    /// Whether dead letters should be written now, without waiting for the next regular checkpoint.
+    pub fn dead_letters_press(&self, now: i64) -> bool {
+        let much = self.settings.dead_bytes_max / 2;
+        self.fresh_dead_bytes >= much || (self.dead_bytes >= much && self.dead_is_due(now))
+    }
+
+    /// Whether dead letters could be written now.
+    pub(super) fn dead_is_due(&self, now: i64) -> bool {
+        self.dead_outboxes.iter().any(|outbox| outbox.retry_at <= now)
+    }
+
+    /// A batch of dead letters is in the lake.
+    pub fn dead_applied(&mut self, batch: &DeadBatch) {
+        if let Some(place) = self.dead_outboxes.iter().position(|outbox| outbox.is_of(batch)) {
+            let DeadOutbox { batch, entries, .. } = self.dead_outboxes.remove(place);
+            self.dead_bytes -= batch.letters.iter().map(|letter| letter.payload.len()).sum::<usize>();
+            self.dropped_dead.extend(entries);
+        }
+    }
+
+    /// A batch of dead letters could not be written: it stays.
+    pub fn dead_parked(&mut self, batch: &DeadBatch, now: i64) {
+        if let Some(outbox) = self.dead_outboxes.iter_mut().find(|outbox| outbox.is_of(batch)) {
+            outbox.attempts = outbox.attempts.saturating_add(1);
+            outbox.retry_at = now.saturating_add(retry_after_ns(outbox.attempts));
+        }
+    }
+}
+
+/// Pause before the next attempt after so many failed ones: two seconds, growing to about a minute.
+pub(super) fn retry_after_ns(attempts: u32) -> i64 {
+    SECOND_NS << attempts.min(6)
 }
 
 /// A batch of the events at `positions` alone, with their dictionaries.

@@ -44,6 +44,8 @@ pub struct KeyState {
     pub(super) producers: Producers,
     /// What is on its way into the lake.
     pub(super) outbox: Option<Outbox>,
+    /// Its outbox is stuck although others are written: see [`super::Shard::hold_stuck`].
+    pub(super) held: bool,
 
     /// Meta changed since the last epoch.
     pub(super) meta_dirty: bool,
@@ -93,6 +95,7 @@ impl KeyState {
             rows: Rows::default(),
             producers: Producers::default(),
             outbox: None,
+            held: false,
             meta_dirty: true,
             listed: false,
             dropped_blocks: Vec::new(),

@@ -75,9 +75,6 @@ pub enum RestoreError {
     },
 }
 
-/// Keys of the entries of a dead batch.
-pub(super) type DeadEntries = Vec<Bytes>;
-
 /// Version of every value's format.
 const VERSION: u8 = 1;
 /// Rows of one output entry: keeps values below a megabyte.

@@ -22,6 +22,7 @@ impl Shard {
         self.ordinal += 1;
         let index = self.key_index(key, now);
         let mut scratch = std::mem::take(&mut self.scratch);
+        let rows_max = self.rows_max_of(index);
         let state = &mut self.keys[index];
         let events = batch.columns.len() as u64;
         state.counters.on_log += events;
@@ -58,14 +59,14 @@ impl Shard {
                 self.bury(index, DeadLetter { ordinal, arrival_ns, reason, detail, events, payload });
             }
             None => {
-                let mut record = Record { state, scratch: &mut scratch, settings: &self.settings, batch, arrival, now };
-                record.run(self.ordinal);
+                let (scratch, settings) = (&mut scratch, &self.settings);
+                Record { state, scratch, settings, batch, arrival, now, rows_max }.run(self.ordinal);
                 if !scratch.dead.is_empty() {
                     self.bury_parts(index, batch, &scratch.dead);
                 }
             }
         }
-        self.rows = self.rows + self.keys[index].rows.len() - rows_before;
+        self.count_rows(index, rows_before);
         self.scratch = scratch;
         self.mark(index);
         self.queue_hot(index);
@@ -84,6 +85,7 @@ impl Shard {
 
     fn bury(&mut self, index: usize, letter: DeadLetter) {
         self.keys[index].counters.dead += letter.events;
+        self.fresh_dead_bytes += letter.payload.len();
         self.dead_bytes += letter.payload.len();
         self.dead.push((index as u32, letter));
     }

@@ -172,6 +172,11 @@ impl Rows {
         }
     }
 
+    /// Whether there is such a row.
+    pub(super) fn holds(&self, part: Part, start: i64, metric: u32) -> bool {
+        self.table(part).windows.get(&start).is_some_and(|window| window.slots.contains_key(&metric))
+    }
+
     /// The slot of a row, made if there is none.
     pub(super) fn slot(&mut self, part: Part, start: i64, metric: u32) -> u32 {
         let table = match part {

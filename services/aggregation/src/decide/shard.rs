@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use bytes::Bytes;
 use tidegauge_core::{Epoch, Key, Ordinal};
 
 use super::assign::Scratch;
 use super::cut::Budget;
-use super::dead::{DeadBatch, DeadLetter};
-use super::key::KeyState;
-use super::persist::DeadEntries;
+use super::dead::{DeadLetter, DeadOutbox};
+use super::key::{KeyState, NEVER};
 use super::settings::Settings;
 
 /// A decision that a clock or a limit caused, and the ordinal at which it took effect (I4).
@@ -31,6 +31,10 @@ pub enum DecisionKind {
     Pressed(i64),
     /// What waited was cut; the boundary moves to this time.
     Cut(i64),
+    /// The key's outbox is stuck: from here on its rows have a limit of their own. Noted again in every epoch.
+    Held,
+    /// The outbox got through.
+    Released,
 }
 
 /// State of one shard.
@@ -42,6 +46,12 @@ pub struct Shard {
     pub(super) ordinal: Ordinal,
     /// Rows of all keys.
     pub(super) rows: usize,
+    /// Of these, rows of keys that are held.
+    pub(super) held_rows: usize,
+    /// Keys that are held.
+    pub(super) held: Vec<u32>,
+    /// When an object was written last, by the decisions' clock.
+    pub(super) written_at: i64,
     pub(super) scratch: Scratch,
     /// Keys changed since the last epoch.
     pub(super) dirty: Vec<u32>,
@@ -52,11 +62,13 @@ pub struct Shard {
 
     /// Dead letters of no epoch yet.
     pub(super) dead: Vec<(u32, DeadLetter)>,
-    /// Bytes of dead letters in memory.
+    /// Bytes of these.
+    pub(super) fresh_dead_bytes: usize,
+    /// Bytes of all dead letters in memory.
     pub(super) dead_bytes: usize,
     /// Dead letters of epochs whose objects are not written yet.
-    pub(super) dead_batches: Vec<(DeadBatch, DeadEntries)>,
-    pub(super) dropped_dead: DeadEntries,
+    pub(super) dead_outboxes: Vec<DeadOutbox>,
+    pub(super) dropped_dead: Vec<Bytes>,
 
     /// Keys to tell hot-metric about, oldest change first.
     pub(super) hot_queue: VecDeque<u32>,
@@ -75,6 +87,9 @@ impl Shard {
             by_key: HashMap::new(),
             ordinal: 0,
             rows: 0,
+            held_rows: 0,
+            held: Vec::new(),
+            written_at: NEVER,
             scratch: Scratch::default(),
             dirty: Vec::new(),
             decisions: Vec::new(),
@@ -82,8 +97,9 @@ impl Shard {
             head_stored: false,
             budget: Budget::default(),
             dead: Vec::new(),
+            fresh_dead_bytes: 0,
             dead_bytes: 0,
-            dead_batches: Vec::new(),
+            dead_outboxes: Vec::new(),
             dropped_dead: Vec::new(),
             hot_queue: VecDeque::new(),
             hot_queued: 0,
@@ -125,24 +141,19 @@ impl Shard {
 
     /// Whether the next record may be taken: there is room for its rows and dead letters.
     pub fn has_room(&self) -> bool {
-        self.rows < self.settings.state_rows_max && self.dead_bytes < self.settings.dead_bytes_max
-    }
-
-    /// Whether dead letters should not wait for the next regular checkpoint.
-    pub fn dead_letters_press(&self) -> bool {
-        self.dead_bytes >= self.settings.dead_bytes_max / 2
+        self.has_row_room() && self.dead_bytes < self.settings.dead_bytes_max
     }
 
     /// Whether an epoch would have something to record.
     pub fn changed(&self) -> bool {
-        !(self.dirty.is_empty() && self.dead.is_empty() && self.dead_batches.is_empty() && self.dropped_dead.is_empty())
+        !(self.dirty.is_empty() && self.dead.is_empty() && self.dropped_dead.is_empty())
     }
 
     /// Whether everything processed is published as far as the watermarks allow.
     pub fn settled(&self) -> bool {
         let window_ns = self.settings.window.ns();
         self.dead.is_empty()
-            && self.dead_batches.is_empty()
+            && self.dead_outboxes.is_empty()
             && self.keys.iter().all(|key| key.outbox.is_none() && !key.waits(window_ns))
     }
 
@@ -173,6 +184,8 @@ impl Shard {
                 self.decide(index, decision.kind.clone());
             }
             DecisionKind::Cut(_) => self.cut(index, epoch, now),
+            DecisionKind::Held => self.hold(decision.key),
+            DecisionKind::Released => self.release(decision.key),
         }
     }
 

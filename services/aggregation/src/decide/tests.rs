@@ -4,6 +4,7 @@
 
 mod examples;
 mod golden;
+mod hold;
 mod imports;
 pub(crate) mod oracle;
 mod properties;

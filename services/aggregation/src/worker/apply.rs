@@ -29,7 +29,8 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 pub(super) struct ApplyReport {
     pub(super) keys: Vec<(u32, Result<(), ApplyFailure>)>,
-    pub(super) dead: Vec<DeadBatch>,
+    /// Dead letters, and whether they are in the lake now.
+    pub(super) dead: Vec<(DeadBatch, bool)>,
 }
 
 /// Applies outputs: all objects, then the hour indexes; dead letters beside them. A failure concerns its key only.
@@ -83,10 +84,11 @@ pub(super) async fn apply(
         report.keys.push((job.index, result));
     }
     for batch in dead {
-        match put_dead(context, standing, &batch).await {
-            Ok(()) => report.dead.push(batch),
-            Err(error) => tracing::warn!(tenant = %batch.tenant, %error, "dead letters could not be written"),
+        let put = put_dead(context, standing, &batch).await;
+        if let Err(error) = &put {
+            tracing::warn!(tenant = %batch.tenant, %error, "dead letters could not be written");
         }
+        report.dead.push((batch, put.is_ok()));
     }
     report
 }

@@ -122,7 +122,7 @@ impl Session {
             // footers beyond what they can know until the replay is done. They are applied after it.
             jobs.retain(|job| self.shard.hot_reaches(job, standing.ordinal));
         }
-        let report = apply(&context, standing, &jobs, self.shard.dead_jobs()).await;
+        let report = apply(&context, standing, &jobs, self.shard.dead_jobs(self.clock.now_ns())).await;
         take_report(&mut self.shard, report, self.clock.now_ns());
         if self.progress.completed < self.progress.prepared {
             let complete = context.backends.checkpoints.complete(&self.lease, self.progress.prepared).await;
@@ -275,12 +275,16 @@ fn standing(lease: &Lease, progress: &Progress) -> Standing {
 fn take_report(shard: &mut Shard, report: ApplyReport, now: i64) {
     for (index, result) in report.keys {
         match result {
-            Ok(()) => shard.applied(index),
+            Ok(()) => shard.applied(index, now),
             Err(failure) => shard.parked(index, failure, now),
         }
     }
-    for batch in report.dead {
-        shard.dead_applied(&batch);
+    for (batch, written) in report.dead {
+        if written {
+            shard.dead_applied(&batch);
+        } else {
+            shard.dead_parked(&batch, now);
+        }
     }
 }
 

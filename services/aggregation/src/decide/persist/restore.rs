@@ -10,7 +10,7 @@ use super::codec::{Problem, Reader, key_part};
 use super::{DECISIONS, HEAD, RestoreError, from_ordered, keyspace};
 use crate::decide::Settings;
 use crate::decide::cut::{Outbox, OutputHour, OutputRow};
-use crate::decide::dead::{DeadBatch, DeadLetter, DeadReason};
+use crate::decide::dead::{DeadBatch, DeadLetter, DeadOutbox, DeadReason};
 use crate::decide::dedup::{ProducerState, Seen};
 use crate::decide::key::{KeyState, NEVER};
 use crate::decide::rows::{BLOCK, Part};
@@ -144,12 +144,16 @@ impl Shard {
         self.dead_bytes += payload.len();
         let letter = DeadLetter { ordinal, arrival_ns, reason, detail, events, payload };
         let entry = Bytes::copy_from_slice(key);
-        match self.dead_batches.iter_mut().find(|(b, _)| b.epoch == epoch && b.tenant == tenant) {
-            Some((batch, entries)) => {
-                batch.letters.push(letter);
-                entries.push(entry);
+        let known = |outbox: &&mut DeadOutbox| outbox.batch.epoch == epoch && outbox.batch.tenant == tenant;
+        match self.dead_outboxes.iter_mut().find(known) {
+            Some(outbox) => {
+                outbox.batch.letters.push(letter);
+                outbox.entries.push(entry);
             }
-            None => self.dead_batches.push((DeadBatch { epoch, tenant, letters: vec![letter] }, vec![entry])),
+            None => {
+                let batch = DeadBatch { epoch, tenant, letters: vec![letter] };
+                self.dead_outboxes.push(DeadOutbox::new(batch, vec![entry]));
+            }
         }
         Ok(())
     }
@@ -170,6 +174,8 @@ fn decisions(value: &Bytes) -> Result<Vec<Decision>, Problem> {
             1 => DecisionKind::Idle(to),
             2 => DecisionKind::Pressed(to),
             3 => DecisionKind::Cut(to),
+            4 => DecisionKind::Held,
+            5 => DecisionKind::Released,
             _ => return Err("its kind is unknown"),
         };
         decisions.push(Decision { ordinal, key, kind });
@@ -265,6 +271,7 @@ fn restore_output(state: &mut KeyState, key: &[u8], reader: &mut Reader<'_>) -> 
             hours: Vec::new(),
             correction_events: 0,
             attempts: 0,
+            failing_since: NEVER,
             retry_at: NEVER,
             parked: Vec::new(),
             stopped: None,

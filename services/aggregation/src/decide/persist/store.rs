@@ -12,7 +12,7 @@ use super::{
     row_key, sequences_key,
 };
 use crate::decide::cut::Outbox;
-use crate::decide::dead::{DeadBatch, DeadLetter};
+use crate::decide::dead::{DeadBatch, DeadLetter, DeadOutbox};
 use crate::decide::dedup::ProducerState;
 use crate::decide::key::KeyState;
 use crate::decide::rows::{BLOCK, DURABLE, Part, Rows};
@@ -53,6 +53,7 @@ impl Shard {
         }
         self.store_dead(epoch, &mut changes);
         let decisions = std::mem::take(&mut self.decisions);
+        self.repeat_holds();
         if !decisions.is_empty() || self.decisions_stored {
             self.decisions_stored = !decisions.is_empty();
             changes.put(keyspace::SHARD, Bytes::from_static(DECISIONS), decisions_value(epoch, &decisions));
@@ -61,6 +62,7 @@ impl Shard {
     }
 
     fn store_dead(&mut self, epoch: Epoch, changes: &mut Changes) {
+        self.fresh_dead_bytes = 0;
         let mut batches: BTreeMap<_, (Vec<DeadLetter>, Vec<Bytes>)> = BTreeMap::new();
         for (count, (index, letter)) in std::mem::take(&mut self.dead).into_iter().enumerate() {
             let key = dead_key(epoch, index, count as u32);
@@ -77,22 +79,7 @@ impl Shard {
             entries.push(key);
         }
         for (tenant, (letters, entries)) in batches {
-            self.dead_batches.push((DeadBatch { epoch, tenant, letters }, entries));
-        }
-    }
-
-    /// Batches of dead letters that are not in the lake yet.
-    pub fn dead_jobs(&self) -> Vec<DeadBatch> {
-        self.dead_batches.iter().map(|(batch, _)| batch.clone()).collect()
-    }
-
-    /// A batch of dead letters is in the lake.
-    pub fn dead_applied(&mut self, batch: &DeadBatch) {
-        let place = self.dead_batches.iter().position(|(b, _)| b.epoch == batch.epoch && b.tenant == batch.tenant);
-        if let Some(place) = place {
-            let (batch, entries) = self.dead_batches.remove(place);
-            self.dead_bytes -= batch.letters.iter().map(|letter| letter.payload.len()).sum::<usize>();
-            self.dropped_dead.extend(entries);
+            self.dead_outboxes.push(DeadOutbox::new(DeadBatch { epoch, tenant, letters }, entries));
         }
     }
 }
@@ -105,6 +92,8 @@ fn decisions_value(epoch: Epoch, decisions: &[Decision]) -> Writer {
             DecisionKind::Idle(to) => (1, to),
             DecisionKind::Pressed(to) => (2, to),
             DecisionKind::Cut(to) => (3, to),
+            DecisionKind::Held => (4, 0),
+            DecisionKind::Released => (5, 0),
         };
         value.number(decision.ordinal);
         value.number(u64::from(decision.key));

@@ -172,11 +172,11 @@ impl Sim {
     fn finish(&mut self, results: Vec<(u32, Option<ApplyFailure>)>) {
         for (index, failure) in results {
             match failure {
-                None => self.shard.applied(index),
+                None => self.shard.applied(index, self.now),
                 Some(failure) => self.shard.parked(index, failure, self.now),
             }
         }
-        for batch in self.shard.dead_jobs() {
+        for batch in self.shard.dead_jobs(i64::MAX) {
             self.shard.dead_applied(&batch);
         }
     }

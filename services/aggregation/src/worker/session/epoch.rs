@@ -19,11 +19,11 @@ impl Session {
         let interval = options.checkpoint_interval.min(options.publish_interval);
         let by_time = u128::from(elapsed_ns) >= interval.as_nanos();
         let by_bytes = self.epoch_bytes >= options.checkpoint_log_bytes;
-        let pressed = !self.shard.has_room() || self.shard.dead_letters_press();
+        let now = self.now();
+        let pressed = !self.shard.has_room() || self.shard.dead_letters_press(now);
         if !(by_time || by_bytes || pressed || self.draining) {
             return;
         }
-        let now = self.now();
         let due = self.shard.changed()
             || (self.may_apply() && self.shard.retry_is_due(now))
             || (self.may_cut() && (!self.shard.has_room() || self.shard.cut_is_due(now)));
@@ -50,12 +50,13 @@ impl Session {
 
     fn begin_epoch(&mut self, epoch: Epoch, now: i64) {
         if self.may_cut() {
+            self.shard.hold_stuck();
             self.shard.relieve();
             self.shard.cut_due(epoch, now);
         }
         let changes = self.shard.take_changes(epoch);
         let jobs = if self.may_apply() { self.shard.apply_jobs(now) } else { Vec::new() };
-        let dead = self.shard.dead_jobs();
+        let dead = self.shard.dead_jobs(now);
         self.epoch_began_ns = self.context.clock.monotonic_ns();
         self.epoch_bytes = 0;
         if changes.is_empty() && jobs.is_empty() && dead.is_empty() {

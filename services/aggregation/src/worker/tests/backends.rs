@@ -76,6 +76,8 @@ pub(super) struct Stores {
     pub(super) fuse: Arc<Fuse>,
     /// Replaces of paths that contain this text fail.
     pub(super) broken: Mutex<Option<String>>,
+    /// Paths that contain this text hold what nobody can read.
+    pub(super) unreadable: Mutex<Option<String>>,
     /// What readers can reach: an object beyond it makes them wait.
     held: Held,
     /// Objects that were replaced before readers could reach them.
@@ -84,7 +86,7 @@ pub(super) struct Stores {
 
 impl Stores {
     pub(super) fn new(disk: Arc<Disk>, fuse: Arc<Fuse>, held: Held, beyond: Arc<Mutex<Vec<String>>>) -> Arc<Self> {
-        Arc::new(Self { disk, fuse, broken: Mutex::default(), held, beyond })
+        Arc::new(Self { disk, fuse, broken: Mutex::default(), unreadable: Mutex::default(), held, beyond })
     }
 
     fn note_if_beyond(&self, path: &str, content: &Bytes) {
@@ -172,6 +174,9 @@ impl CheckpointStore for Stores {
 #[async_trait]
 impl LakeStore for Stores {
     async fn get(&self, path: &str) -> Result<Option<(Bytes, ObjectVersion)>, StoreError> {
+        if self.unreadable.lock().unwrap().as_ref().is_some_and(|text| path.contains(text)) {
+            return Ok(Some((Bytes::from_static(b"garbage"), ObjectVersion("0".to_owned()))));
+        }
         self.guard(|| {
             let objects = self.disk.objects.lock().unwrap();
             Ok(objects.get(path).map(|(content, version)| (content.clone(), ObjectVersion(version.to_string()))))

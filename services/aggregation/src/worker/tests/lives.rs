@@ -20,6 +20,7 @@ use crate::decide::tests::oracle::Oracle;
 use crate::decide::tests::{T0, batch, key, raw, request};
 use crate::options::{AggregationOptions, Backends};
 use crate::service::{Aggregation, AggregationHandle};
+use crate::status::KeyReport;
 use crate::verify::verify;
 
 /// Version, ordinal and rows of an object.
@@ -363,6 +364,56 @@ async fn a_failing_object_parks_its_key_alone() {
     world.rest(&handle).await;
     world.compare();
     handle.drain().await;
+}
+
+/// I7: an object that nobody can read stops its key. However much that key is sent, the others of its shard go on, and
+/// what it has no room for is kept as dead letters. Mended, it goes on too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_key_does_not_fill_its_shard() {
+    const WINDOWS: i64 = 200;
+    let mut world = World::new();
+    let tight = AggregationOptions { state_rows_max: 60, ..options() };
+    let (handle, stores) = world.start(Fuse::never(), tight);
+    *stores.unreadable.lock().unwrap() = Some("aggregated/tenant_id=a/".to_owned());
+    let log = world.log.clone();
+    let append = async |name: &str, minutes: i64| {
+        let record = batch(&key(name), Mode::Backfill, T0, &[(0, T0 - minutes * MINUTE_NS, 1.0)]);
+        log.append(vec![NewRecord { key: key(name), payload: raw(&record) }]).await.unwrap();
+    };
+    let reached = async |what: &str, done: &dyn Fn(&KeyReport, &KeyReport) -> bool| {
+        let reached = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let keys = handle.status().await.keys;
+                if let [a, b] = keys.as_slice()
+                    && done(a, b)
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        if reached.await.is_err() {
+            panic!("{what}: {:#?}", handle.status().await);
+        }
+    };
+    append("b", 10).await;
+    append("a", 10).await;
+    reached("the key stops", &|a, _| a.stopped_because.is_some()).await;
+    for window in 0..WINDOWS {
+        append("a", 10 + window).await;
+        append("b", 10 + window).await;
+    }
+    let all = WINDOWS as u64 + 1;
+    reached("the other key is published", &|_, b| b.counters.backfilled == all && b.state_rows == 0).await;
+    reached("all is processed", &|a, _| a.counters.on_log == all && a.counters.dead > 0).await;
+    reached("the room is kept", &|a, _| a.state_rows <= 30).await;
+
+    *stores.unreadable.lock().unwrap() = None;
+    reached("the key goes on", &|a, _| a.stopped_because.is_none() && a.state_rows == 0).await;
+    append("a", 1_000).await;
+    reached("it counts again", &|a, _| a.counters.on_log == all + 1 && a.state_rows == 0).await;
+    handle.drain().await;
+    world.verify().await;
 }
 
 /// A record that is no record is one dead letter; it stands in the lake with its bytes, and so do single dead events.
