@@ -41,6 +41,7 @@ use queue::{Job, PendingRecord, Refusal};
 use shard::Shard;
 use writer::{Active, Writer};
 
+pub use open::SHARDS_MAX;
 pub use options::{AbortHook, DiskReserve, LogOptions};
 
 /// When a caller should try again after a full queue: some commits later.

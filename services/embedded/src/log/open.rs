@@ -22,7 +22,7 @@ use crate::files::{FileHandle, Files, read_full, write_full, write_whole};
 
 const FORMAT_FILE: &str = "format";
 /// More shards than this is a mistake: each has two threads' worth of work and an open file.
-const SHARDS_MAX: u32 = 1_024;
+pub const SHARDS_MAX: u32 = 1_024;
 
 /// Makes the log if there is none, and checks that it has the shards asked for.
 pub(super) fn prepare(options: &LogOptions, files: &dyn Files, now_ns: i64) -> Result<(), StoreError> {
