@@ -141,3 +141,32 @@ async fn what_nobody_waits_for_is_settled_too() {
     drop(stream);
     until("the stream has gone", || counts.events() == [3, 0, 3]).await;
 }
+
+/// A caller that sends and reads no answer is not read from any further: verdicts that wait are bounded in bytes, not only
+/// in number. When it reads, everything is answered.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded() {
+    const REQUESTS: u64 = 40;
+    const EVENTS: u64 = 2_000;
+    let counts = Counts::default();
+    let _recorded = metrics::set_default_local_recorder(&counts);
+    let options = IngestOptions { stream_bytes_max: 10_000, ..IngestOptions::default() };
+    let world = World::start(ScriptedLog::open(), options).await;
+    let mut stream = world.stream().await;
+    for sequence in 1..=REQUESTS {
+        // Verdicts of some 300 kB: a few of them fit what the connection carries unread.
+        let events = vec![event(&"x".repeat(256)); EVENTS as usize];
+        stream.send(PublishRequest { events, ..numbered(1, sequence) }).await;
+    }
+    // Time enough for the server to read on, if it would.
+    let mut client = world.client().await;
+    for _ in 0..50 {
+        client.publish(rows(mixed(1, 0))).await.unwrap();
+    }
+    let received = counts.events()[0] - 50;
+    assert!(received <= REQUESTS / 2 * EVENTS, "{received} events are in hand");
+    for sequence in 1..=REQUESTS {
+        assert_eq!(stream.answer().await, (sequence, Ok(0)));
+    }
+    assert_eq!(counts.events(), [REQUESTS * EVENTS + 50, 50, REQUESTS * EVENTS]);
+}
