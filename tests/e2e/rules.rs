@@ -1,5 +1,6 @@
 //! The rules file: what it does not grant is refused, and a change takes effect while streams run.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use futures::StreamExt as _;
@@ -8,7 +9,7 @@ use tidegauge_tests::events::{event, live};
 use tidegauge_tests::{Server, ServerOptions, client, wait};
 use tonic::Code;
 
-use crate::now_ns;
+use crate::{counted, now_ns};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_reload_while_streams_run() {
@@ -62,4 +63,31 @@ async fn rules_reload_while_streams_run() {
     fs::write(&rules, "UserName,tenant_id\nbob,NOT A TENANT\n").expect("writable");
     writer.publish(live(2, 1, vec![event("cpu", 0.0, now_ns())])).await.expect("bob's rule stands");
     bob.list_metrics(1, "").await.expect("bob's rule stands");
+}
+
+/// A user of a thousand tenants, with the longest names there are, asks over all of them at once: what a service hands on in
+/// her name is as large, and must not break at the limit of a header.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_many_tenants_asks_over_all() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let rules = folder.path().join("rules.csv");
+    let tenants: Vec<String> = (0..1_000).map(|n| format!("{n:0>63}")).collect();
+    let mut text = String::from("UserName,tenant_id\n");
+    for tenant in &tenants {
+        writeln!(text, "ann,{tenant}").expect("a string takes it");
+    }
+    fs::write(&rules, text).expect("writable");
+    let options = ServerOptions::quick().set("TIDEGAUGE_AUTH_RULES_FILE", &rules.display().to_string());
+    let server = Server::start(&folder.path().join("data"), &options);
+    let writer = server.token("ann", "admin", &[]);
+    for tenant in [&tenants[0], &tenants[500], &tenants[999]] {
+        let writer = client(&server, &writer, Some(tenant)).await;
+        writer.publish(live(1, 1, vec![event("cpu", 1.0, now_ns())])).await.expect("taken");
+    }
+    let reader = client(&server, &server.token("ann", "reader", &[]), None).await;
+    wait::until("the events of all three tenants", || async {
+        let found = counted(&reader).await.map_err(|error| error.to_string())?;
+        if found.sum == 3 { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }

@@ -13,6 +13,9 @@ use tidegauge_proto::hotmetric::v1::{ListLiveWindowsRequest, ListLiveWindowsResp
 use tidegauge_rpc::InternalChannel;
 use tonic::{Code, Status};
 
+/// Tenants of one call: the service token names them, and travels in a header, which has a limit.
+const TENANTS_PER_CALL: usize = 200;
+
 /// The live side of the seam.
 ///
 /// `live` returns every key of the scope's tenants that has records, each with one consistent state: boundary, ordinal
@@ -46,15 +49,28 @@ impl HotMetricSource {
 impl LiveSource for HotMetricSource {
     async fn live(&self, scope: &TenantScope) -> Result<Vec<(Key, LiveSnapshot)>, ServiceError> {
         metrics::counter!("tidegauge_query_live_calls_total").increment(1);
-        let mut client = HotMetricServiceClient::new(self.hot.on_behalf_of(&self.authority, scope))
-            .max_decoding_message_size(limits::RESPONSE_BYTES_MAX);
-        let answer = client.list_live_windows(ListLiveWindowsRequest {}).await;
-        let mut parts = answer.map_err(|status| unavailable(&status))?.into_inner();
         let mut collected = Collected { keys: Vec::new(), open: false, bytes: 0, bytes_max: self.bytes_max };
-        while let Some(part) = parts.message().await.map_err(|status| unavailable(&status))? {
-            collected.add(&part)?;
+        // Each key's state is consistent in itself, so that several calls tell as much as one.
+        for scope in calls(scope)? {
+            let mut client = HotMetricServiceClient::new(self.hot.on_behalf_of(&self.authority, &scope))
+                .max_decoding_message_size(limits::RESPONSE_BYTES_MAX);
+            let answer = client.list_live_windows(ListLiveWindowsRequest {}).await;
+            let mut parts = answer.map_err(|status| unavailable(&status))?.into_inner();
+            while let Some(part) = parts.message().await.map_err(|status| unavailable(&status))? {
+                collected.add(&part)?;
+            }
         }
         collected.finish()
+    }
+}
+
+/// The scope in parts that one call can carry.
+fn calls(scope: &TenantScope) -> Result<Vec<TenantScope>, ServiceError> {
+    match scope.tenants() {
+        Some(tenants) if tenants.len() > TENANTS_PER_CALL => {
+            tenants.chunks(TENANTS_PER_CALL).map(|some| scope.narrow_to(some)).collect()
+        }
+        _ => Ok(vec![scope.clone()]),
     }
 }
 
