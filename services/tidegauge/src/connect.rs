@@ -20,7 +20,7 @@ pub(crate) struct ConnectArgs {
     /// Tenant to act for, where the credential covers several
     #[arg(long, env = "TIDEGAUGE_TENANT", value_name = "TENANT")]
     pub(crate) tenant: Option<String>,
-    /// Certificate authority of the server (PEM), for https addresses
+    /// Certificate authority of the server (PEM), for https addresses [default: those that this machine trusts]
     #[arg(long, env = "TIDEGAUGE_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 }

@@ -1,6 +1,7 @@
 //! Settings of the server: flag over environment over file over default. Start with [`schema`] for what there is.
 
 mod layers;
+mod rules;
 mod schema;
 
 use std::fmt::Write as _;

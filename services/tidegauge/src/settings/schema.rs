@@ -111,13 +111,15 @@ macro_rules! settings {
             /// Reads the settings out of their layers.
             ///
             /// # Errors
-            /// The first value that cannot be read, with its key and where it came from.
+            /// The first value that cannot be read or breaks a rule, with its key and where it came from.
             pub(crate) fn read(layers: &Layers) -> Result<Self, SettingsError> {
-                Ok(Self {
+                let settings = Self {
                     $($section: $type {
                         $($key: layers.get::<$value>(stringify!($section), stringify!($key), || $default)?,)*
                     },)*
-                })
+                };
+                super::rules::check(&settings, layers)?;
+                Ok(settings)
             }
         }
     };
