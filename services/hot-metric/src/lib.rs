@@ -16,6 +16,7 @@ mod assembly;
 mod known;
 mod options;
 mod page;
+mod places;
 mod seats;
 mod service;
 mod watch;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use self::options::HotMetricOptions;
 
 use self::known::Known;
+use self::places::Places;
 use self::seats::Seats;
 use self::service::{Reads, Updates};
 use self::watch::Hub;
@@ -67,6 +69,7 @@ impl HotMetric {
     ) -> HotMetricHandle {
         let state = State {
             hub: Arc::new(Hub::new(options.watch_changes, options.watchers_per_tenant)),
+            live_reads: Arc::new(Places::new(options.live_reads_per_tenant)),
             options,
             store,
             clock,
@@ -122,6 +125,7 @@ struct State {
     known: OnceCell<Known>,
     seats: Seats,
     hub: Arc<Hub>,
+    live_reads: Arc<Places>,
     /// Ends watches, and waits of reads.
     reads_end: CancellationToken,
     /// Ends update streams.

@@ -11,6 +11,8 @@ pub struct HotMetricOptions {
     pub watch_changes: usize,
     /// Watchers of one tenant; one more is refused with RESOURCE_EXHAUSTED.
     pub watchers_per_tenant: usize,
+    /// Calls from outside that hold the live windows of one tenant in memory; one more is refused.
+    pub live_reads_per_tenant: usize,
     /// Windows and values of updates that wait for their last part, in one stream.
     pub assembly_items: usize,
     /// Windows and values that wait in one update stream while a commit is under way; then reading pauses.
@@ -27,6 +29,8 @@ impl Default for HotMetricOptions {
             // Some seconds of a busy tenant, 5 MB.
             watch_changes: 64 * limits::WATCH_BUFFER,
             watchers_per_tenant: 1_000,
+            // Each may be the size of all that waits to be published; a caller that reads is done with it soon.
+            live_reads_per_tenant: 8,
             assembly_items: limits::STATE_ROWS_MAX + limits::SERIES_PER_TENANT_MAX,
             waiting_items: 65_536,
             takeover_wait: Duration::from_secs(5),

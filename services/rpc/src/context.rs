@@ -68,6 +68,11 @@ impl Guard {
         self.decide().map_err(status)
     }
 
+    /// Whether another service of the platform called, for itself or on behalf of a user.
+    pub fn is_service(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.grant.is_service())
+    }
+
     pub(crate) fn decide(&self) -> Result<(), ServiceError> {
         let Some(inner) = &self.inner else {
             return Err(tidegauge_auth::Denied::Missing.into());

@@ -13,6 +13,7 @@ use tidegauge_proto::hotmetric::v1::ListLiveWindowsResponse;
 use tidegauge_rpc::{Guard, status};
 use tonic::Status;
 
+use crate::places::Place;
 use crate::{State, incomplete};
 
 /// Windows in one part: about half a megabyte.
@@ -27,6 +28,8 @@ pub(crate) struct LiveWindows {
     tenants: VecDeque<ScopedTenant>,
     /// Keys of the tenant in turn.
     keys: VecDeque<(Key, LiveSnapshot)>,
+    /// For what these take in memory while a slow caller reads them.
+    place: Option<Place>,
     /// Whether the first part of the key in turn was sent.
     begun: bool,
 }
@@ -45,7 +48,7 @@ impl LiveWindows {
             None => known.tenants().iter().map(|tenant| scope.tenant(tenant)).collect::<Result<_, _>>()?,
         };
         let tenants = tenants.into();
-        Ok(Self { state, guard, whole, tenants, keys: VecDeque::new(), begun: false })
+        Ok(Self { state, guard, whole, tenants, keys: VecDeque::new(), place: None, begun: false })
     }
 
     pub(crate) fn into_stream(self) -> impl Stream<Item = Result<ListLiveWindowsResponse, Status>> + Send {
@@ -61,8 +64,13 @@ impl LiveWindows {
 
     async fn next(&mut self) -> Result<Option<ListLiveWindowsResponse>, Status> {
         while self.keys.is_empty() {
+            self.place = None;
             let Some(tenant) = self.tenants.pop_front() else { return Ok(None) };
             self.guard.check()?;
+            // Another service bounds by itself what it reads at a time, and reads it at once.
+            if !self.guard.is_service() {
+                self.place = Some(self.state.live_reads.take(tenant.id()).map_err(status)?);
+            }
             let found = self.state.store.live(&tenant).await.map_err(|error| status(error.into()))?;
             self.keys = found.into();
             if self.keys.is_empty() && !self.whole {

@@ -91,6 +91,42 @@ async fn acknowledged_updates_are_in_every_answer() {
     assert_eq!(reason(&several.expect_err("one tenant")).1, "TENANT_NOT_CHOSEN");
 }
 
+/// I8, I7: what asks for too much is refused by name and at once, and a token of another's list gives nothing of it.
+#[tokio::test]
+async fn hostile_reads_are_refused() {
+    let world = World::new(MemoryStore::new()).await;
+    let mut stream = world.taken_over(0, 1, 1).await;
+    let names = |range: std::ops::Range<u32>| range.map(|n| n.to_string()).collect::<Vec<_>>();
+    let secrets = (0..30).map(|n| metric(&format!("secret-{n}"), 1)).collect();
+    stream.apply(vec![update("a", 1, 1, secrets), update("b", 1, 1, vec![metric("m", 1)])]).await;
+
+    let mut reader = world.reader(&["b"]);
+    let request = pb::BatchGetMetricsRequest { metric_names: names(0..1_000_000) };
+    let refused = soon(reader.batch_get_metrics(request)).await.expect_err("a million names");
+    assert_eq!(reason(&refused), (Code::InvalidArgument, "TOO_MANY_METRICS".to_owned()));
+    let request = pb::WatchMetricsRequest { metric_names: names(0..1_000_000) };
+    let refused = soon(reader.watch_metrics(request)).await.expect_err("a million names");
+    assert_eq!(reason(&refused), (Code::InvalidArgument, "TOO_MANY_METRICS".to_owned()));
+    let request = pb::BatchGetMetricsRequest { metric_names: vec!["\u{7}".repeat(10_000); 1_000] };
+    let refused = soon(reader.batch_get_metrics(request)).await.expect_err("a thousand bad names");
+    assert_eq!(reason(&refused), (Code::InvalidArgument, "METRIC_NAME_INVALID".to_owned()));
+    let request = pb::BatchGetMetricsRequest { metric_names: vec!["m".to_owned(); 1_000] };
+    let same = soon(reader.batch_get_metrics(request)).await.expect("a thousand times the same").into_inner();
+    assert_eq!(same.metrics, vec![metric("m", 1); 1_000]);
+
+    let first = pb::ListMetricsRequest { page_size: 10, page_token: String::new() };
+    let page = soon(world.reader(&["a"]).list_metrics(first.clone())).await.expect("a page").into_inner();
+    for page_token in [page.next_page_token, "A".repeat(1_000_000), "\0".to_owned(), "==".to_owned()] {
+        let request = pb::ListMetricsRequest { page_token, ..first.clone() };
+        let refused = soon(reader.list_metrics(request)).await.expect_err("no token of this list");
+        assert_eq!(reason(&refused), (Code::InvalidArgument, "PAGE_TOKEN_INVALID".to_owned()));
+        assert!(!refused.message().contains("secret"));
+    }
+    let request = pb::ListMetricsRequest { page_size: u32::MAX, ..first };
+    let refused = soon(reader.list_metrics(request)).await.expect_err("a page without end");
+    assert_eq!(reason(&refused), (Code::InvalidArgument, "PAGE_SIZE_TOO_LARGE".to_owned()));
+}
+
 /// I6: many windows come in parts that make one state; windows of published minutes go with the boundary.
 #[tokio::test]
 async fn live_windows_come_in_parts_of_one_state() {
