@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tempfile::TempDir;
 use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_proto::ingest::v1::PublishStreamRequest;
+use tidegauge_proto::ingest::v1::ingest_service_client::IngestServiceClient;
 use tidegauge_tests::events::{live, series};
 use tidegauge_tests::{Server, ServerOptions, client};
 
@@ -57,6 +59,40 @@ async fn sigterm_drains() {
     let sum = counted(&reader).await.expect("an answer").sum;
     // The request that the drain cut off may or may not have become durable.
     assert!((acknowledged..=acknowledged + 100).contains(&sum), "acknowledged {acknowledged}, counted {sum}");
+}
+
+/// Streams that would stay open for ever are told at once that the server drains, so that they do not hold it up: one that
+/// the server must cut off at the end of their time hears another reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_streams_do_not_hold_up_a_drain() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start(folder.path(), &ServerOptions::quick());
+    let token = server.token("admin", "admin", &["tenant-001"]);
+    let watcher = client(&server, &token, Some("tenant-001")).await;
+    let mut watch = watcher.watch(Vec::new()).await.expect("a watch");
+    watch.next().await.expect("an open stream").expect("a step");
+
+    let (requests, queue) = tokio::sync::mpsc::channel(4);
+    let request = PublishStreamRequest { request: Some(live(1, 1, series("m", 10, now_ns()))) };
+    requests.send(request).await.expect("the stream is open");
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
+    let bearer = format!("Bearer {token}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut ingest = IngestServiceClient::connect(server.endpoint()).await.expect("the server accepts");
+    let mut answers = ingest.publish_stream(request).await.expect("a stream").into_inner();
+    answers.message().await.expect("an open stream").expect("an answer");
+
+    let (status, log) = tokio::task::spawn_blocking(move || server.terminate()).await.expect("no panic");
+    assert!(status.success() && log.contains("stopped"), "{status}:\n{log}");
+    let watched = loop {
+        if let Err(end) = watch.next().await.expect("the stream ends with a status") {
+            break end;
+        }
+    };
+    assert_eq!(watched.reason(), Some("DRAINING"), "{watched}");
+    let published = tidegauge_client::ClientError::from(answers.message().await.expect_err("the stream has ended"));
+    assert_eq!(published.reason(), Some("DRAINING"), "{published}");
+    drop(requests);
 }
 
 /// A port in use and a data directory in use are errors that name them.

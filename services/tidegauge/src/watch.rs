@@ -62,16 +62,17 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome {
     let client = args.connect.connect().await?;
     let is_terminal = std::io::stdout().is_terminal();
     let form = args.output.unwrap_or(if is_terminal { WatchForm::Table } else { WatchForm::Lines });
-    let mut changes = Changes { stream: client.watch(args.metrics.clone()).await?, client, metrics: args.metrics };
+    let stream = client.watch(args.metrics.clone()).await?;
+    let mut steps = Watch { stream, client, metrics: args.metrics }.into_steps();
     match form {
         WatchForm::Table if args.once => {
             let mut board = Board::default();
-            while !board.take(changes.next().await?) {}
-            stdout::write(board.table(now_ns()))
+            while !board.take(next(&mut steps).await?) {}
+            stdout::write(board.table(now_ns(), usize::MAX))
         }
-        WatchForm::Table => draw(changes).await,
+        WatchForm::Table => draw(steps).await,
         WatchForm::Lines | WatchForm::Json => loop {
-            let step = changes.next().await?;
+            let step = next(&mut steps).await?;
             write_changes(&step, form).doing("standard output")?;
             if args.once && step.initial_state_complete {
                 return Ok(());
@@ -84,40 +85,51 @@ fn now_ns() -> i64 {
     SystemClock::default().wall_ns()
 }
 
-async fn draw(mut changes: Changes) -> Outcome {
+async fn draw(mut steps: MessageStream<WatchMetricsResponse>) -> Outcome {
     let mut board = Board::default();
     let mut screen = Screen::new();
     let mut ticks = tokio::time::interval(DRAW_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
-            step = changes.next() => { board.take(step?); }
+            step = next(&mut steps) => { board.take(step?); }
             _ = ticks.tick() => screen.draw(&board.lines(now_ns(), screen.height())).doing("the terminal")?,
         }
     }
 }
 
+/// The next step. Cancelling it loses nothing, not even a try to open the watch again: that goes on with the next call.
+async fn next(steps: &mut MessageStream<WatchMetricsResponse>) -> Result<WatchMetricsResponse, ClientError> {
+    let ended = || ClientError::Protocol("the watch has ended".to_owned());
+    steps.next().await.ok_or_else(ended)?
+}
+
 /// A watch that is opened again when the connection breaks or the server is restarted.
-struct Changes {
+struct Watch {
     stream: MessageStream<WatchMetricsResponse>,
     client: Client,
     metrics: Vec<String>,
 }
 
-impl Changes {
-    /// The next step. Cancelling it loses none: a step is taken from the stream only when it is returned.
-    async fn next(&mut self) -> Result<WatchMetricsResponse, ClientError> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(step)) => return Ok(step),
-                Some(Err(error)) if !error.is_retryable() => return Err(error),
-                Some(Err(_)) | None => self.reopen().await?,
+impl Watch {
+    /// Its steps until an error that trying again does not mend.
+    fn into_steps(self) -> MessageStream<WatchMetricsResponse> {
+        futures::stream::try_unfold(self, |mut watch| async move {
+            loop {
+                match watch.stream.next().await {
+                    Some(Ok(step)) => return Ok(Some((step, watch))),
+                    Some(Err(error)) if !error.is_retryable() => return Err(error),
+                    Some(Err(_)) | None => watch.reopen().await?,
+                }
             }
-        }
+        })
+        .boxed()
     }
 
+    /// A pause comes before the first try too: a server that ends every watch at once must not be flooded.
     async fn reopen(&mut self) -> Result<(), ClientError> {
         let mut pace = tokio::time::interval(REOPEN_PAUSE);
+        pace.tick().await;
         let mut tries = REOPEN_TRIES;
         loop {
             pace.tick().await;

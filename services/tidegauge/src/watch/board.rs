@@ -48,12 +48,12 @@ impl Board {
         step.initial_state_complete
     }
 
-    /// The table of all rows.
-    pub(super) fn table(&self, now_ns: i64) -> TextTable {
+    /// The table of the first rows, as many as are shown: there may be very many more.
+    pub(super) fn table(&self, now_ns: i64, shown: usize) -> TextTable {
         use Align::{Left, Right};
         let mut table =
             TextTable::new(&[("METRIC", Left), ("VALUE", Right), ("AGE", Right), ("EVENTS", Right), ("TREND", Left)]);
-        for (name, row) in &self.rows {
+        for (name, row) in self.rows.iter().take(shown) {
             let age = row.metric.last_time.as_ref().and_then(timestamp_ns).map_or_else(String::new, |time| {
                 readable(Duration::from_nanos(u64::try_from(now_ns.saturating_sub(time)).unwrap_or(0)))
             });
@@ -65,10 +65,9 @@ impl Board {
 
     /// The lines of a screen of that height.
     pub(super) fn lines(&self, now_ns: i64, height: usize) -> Vec<String> {
-        let mut lines = self.table(now_ns).lines(None);
         let shown = height.saturating_sub(LINES_AROUND).max(1);
+        let mut lines = self.table(now_ns, shown).lines(None);
         let hidden = self.rows.len().saturating_sub(shown);
-        lines.truncate(shown + 1);
         let mut notes = vec![format!("{} metrics", grouped(self.rows.len() as u64))];
         if hidden > 0 {
             notes.push(format!("{hidden} below the screen: name those to watch"));
