@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 /// Bytes of a credential: a token naming every tenant of a large user fits, a payload does not.
-const CREDENTIAL_BYTES_MAX: usize = 24 << 10;
+pub(crate) const CREDENTIAL_BYTES_MAX: usize = 24 << 10;
 
 /// Prefix of an API key.
 pub(crate) const KEY_PREFIX: &str = "tgk_";

@@ -14,6 +14,7 @@ use tidegauge_core::scope::Role;
 
 use crate::claims::{AUDIENCE, AUDIENCE_INTERNAL, Audience, Claims, ISSUER, Named, user_name_problem};
 use crate::files::{self, Place};
+use crate::header::CREDENTIAL_BYTES_MAX;
 use crate::{AuthError, Denied, TenantClaim};
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
@@ -97,8 +98,8 @@ impl fmt::Debug for SigningKey {
 /// Signs a token offline, with the key in `folder` (`<data-dir>/auth`, made if it is not there).
 ///
 /// # Errors
-/// [`AuthError`]: the key cannot be read, the user's name is not allowed, `tenants` is an empty list, the life is shorter
-/// than a second, or `role` is [`Role::Service`], which only a running process gives itself.
+/// [`AuthError`]: the key cannot be read, the user's name is not allowed, `tenants` is an empty list or too long a one, the
+/// life is shorter than a second, or `role` is [`Role::Service`], which only a running process gives itself.
 pub fn create_token(
     folder: &Path,
     user: &str,
@@ -110,7 +111,7 @@ pub fn create_token(
     check_request(user, tenants, role, Some(ttl))?;
     let key = SigningKey::open(folder)?;
     let now = wall_seconds(clock.wall_ns());
-    key.sign(&Claims {
+    let token = key.sign(&Claims {
         iss: ISSUER.to_owned(),
         aud: Audience::One(AUDIENCE.to_owned()),
         sub: user.to_owned(),
@@ -121,7 +122,14 @@ pub fn create_token(
         role,
         tenants: Named::from(tenants),
         on_behalf_of: None,
-    })
+    })?;
+    // With the scheme and, for Basic, the user's name and a third more.
+    if token.len() > CREDENTIAL_BYTES_MAX / 3 * 2 {
+        let problem =
+            "the token would be longer than a header carries; name fewer tenants, or let the rules file name them";
+        return Err(AuthError::Refused(problem.to_owned()));
+    }
+    Ok(token)
 }
 
 /// Whether a credential for a user may be made at all.

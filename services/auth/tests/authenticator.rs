@@ -247,6 +247,18 @@ fn senseless_credentials_are_refused() {
         }
     }
     assert!(!world.auth().exists(), "a refusal leaves nothing behind");
+
+    // A token that no header carries; what is made, passes in every form. A key may name as many as it likes.
+    let longest = |count| TenantClaim::Only((0..count).map(|n| tenant(&format!("{n:0>63}"))).collect());
+    let long_life = Duration::from_secs(600);
+    let made = |count| create_token(&world.auth(), "ann", &longest(count), Role::Reader, long_life, &*world.clock);
+    let count = (1..1_000).find(|count| made(count + 1).is_err()).expect("a limit");
+    let token = made(count).unwrap();
+    let key = world.key("bot", &longest(1_000));
+    let auth = world.open(false);
+    assert_eq!(granted(&auth, &basic("ann", &token)).len(), count);
+    assert_eq!(granted(&auth, &bearer(&token)).len(), count);
+    assert_eq!(granted(&auth, &bearer(&key)).len(), 1_000);
 }
 
 /// Proves that two commands adding keys at once lose neither, and that all processes share one signing key.
