@@ -71,7 +71,8 @@ pub const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes of one group commit: beyond about 1 MB a sync takes longer per byte (ceilings: 4 MB take 15 ms).
 pub const GROUP_COMMIT_BYTES: usize = 1 << 20;
-/// Bytes waiting for the log in one shard before ingest refuses requests with RESOURCE_EXHAUSTED.
+/// Bytes waiting for the log in one shard before ingest refuses requests with RESOURCE_EXHAUSTED; a tenant that has some
+/// waiting may take no more than what is still free, so alone it gets half.
 pub const INGEST_QUEUE_BYTES: usize = 32 << 20;
 /// Share of the disk that stays free, in percent; the larger of this and [`DISK_RESERVE_BYTES`] counts.
 pub const DISK_RESERVE_PERCENT: u64 = 5;

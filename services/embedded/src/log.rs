@@ -290,7 +290,10 @@ impl EventLog for EmbeddedLog {
         match refused {
             None => Ok(positions),
             // Full means that nothing is on the log; here other parts are there already.
-            Some(StoreError::Full(what)) if written => Err(StoreError::Unavailable(format!("partly written: {what}"))),
+            Some(StoreError::Full(what)) if written => {
+                tracing::warn!(what, "a call was written in part, then there was no room");
+                Err(StoreError::Unavailable("a part is written, for the rest the disk is full".to_owned()))
+            }
             Some(error) => Err(error),
         }
     }
