@@ -1,5 +1,6 @@
 //! Takes connections and serves HTTP/2 on them.
 
+mod places;
 mod spoken;
 
 use std::net::SocketAddr;
@@ -74,7 +75,7 @@ pub(crate) async fn take_tcp(
     ending: Ending,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(places::connections_max()));
     loop {
         let (io, peer) = tokio::select! {
             biased;
