@@ -1,8 +1,9 @@
 //! The answer of a query: a schema, batches, and how fresh they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{Array as _, RecordBatch, RecordBatchOptions};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -18,6 +19,8 @@ use crate::admission::Permit;
 use crate::error::{Abort, of_engine};
 use crate::options::QueryOptions;
 use crate::table::Execution;
+use crate::watch::Watch;
+use crate::width::bytes_of;
 
 /// Batches that are made ahead of the reader.
 const AHEAD: usize = 2;
@@ -40,7 +43,24 @@ pub struct Answer {
 pub(crate) struct Running {
     batches: mpsc::Receiver<RecordBatch>,
     outcome: Option<oneshot::Receiver<Result<(), Abort>>>,
+    /// Told when the answer is dropped: a call that works long does not end with its task.
+    watch: Watch,
     _task: AbortOnDropHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.abandon();
+    }
+}
+
+/// A plan that can be run.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) context: Arc<TaskContext>,
+    /// Of the result.
+    pub(crate) schema: SchemaRef,
 }
 
 impl Running {
@@ -48,11 +68,10 @@ impl Running {
     /// has read: a reader that stops holds up nobody for longer than a query may take.
     pub(crate) fn start(
         runtime: &tokio::runtime::Handle,
-        plan: Arc<dyn ExecutionPlan>,
-        context: Arc<TaskContext>,
+        ready: Ready,
         execution: Arc<Execution>,
-        schema: SchemaRef,
         options: &QueryOptions,
+        watch: Watch,
         permit: Arc<Permit>,
     ) -> Self {
         let (sender, batches) = mpsc::channel(AHEAD);
@@ -63,18 +82,18 @@ impl Running {
             rows_max: options.result_rows_max,
             bytes_max: options.result_bytes_max,
         };
-        let time_max = options.query_time_max;
+        let ends = watch.clone();
         let task = runtime.spawn(async move {
-            let work = produce(plan, context, &execution, &schema, limits, &sender);
-            let done = match tokio::time::timeout(time_max, work).await {
+            let work = produce(ready, &execution, limits, &sender);
+            let done = match tokio::time::timeout(ends.time_left(), work).await {
                 Ok(done) => done,
-                Err(_) => Err(Abort::Service(out_of_time(time_max))),
+                Err(_) => Err(ends.out_of_time()),
             };
             // First the report, then the end of the batches: the reader asks in this order.
             let _ = report.send(done);
             drop((sender, permit));
         });
-        Self { batches, outcome: Some(outcome), _task: AbortOnDropHandle::new(task) }
+        Self { batches, outcome: Some(outcome), watch, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The next batch; `None` at the end.
@@ -96,7 +115,7 @@ impl Running {
     }
 }
 
-pub(crate) fn out_of_time(max: std::time::Duration) -> ServiceError {
+pub(crate) fn out_of_time(max: Duration) -> ServiceError {
     let message = format!("the query took longer than {} s", max.as_secs());
     ServiceError::new(ErrorKind::DeadlineExceeded, "QUERY_TIME", message)
 }
@@ -128,27 +147,23 @@ impl Limits {
 
 /// Bytes of the rows of a batch, however large the buffers are that it is a part of.
 pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &arrow::array::ArrayRef| {
-        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
-    };
-    batch.columns().iter().map(bytes).sum()
+    batch.columns().iter().map(bytes_of).sum()
 }
 
 async fn produce(
-    plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
+    ready: Ready,
     execution: &Execution,
-    schema: &SchemaRef,
     mut limits: Limits,
     sender: &mpsc::Sender<RecordBatch>,
 ) -> Result<(), Abort> {
+    let Ready { plan, context, schema } = ready;
     open_newest(execution).await?;
     let mut batches = execute_stream(plan, context).map_err(|error| of_engine(&error))?;
     while let Some(batch) = batches.try_next().await.map_err(|error| of_engine(&error))? {
         if batch.num_rows() == 0 {
             continue;
         }
-        let batch = conformed(batch, schema).map_err(|error| of_engine(&error.into()))?;
+        let batch = conformed(batch, &schema).map_err(|error| of_engine(&error.into()))?;
         limits.take(&batch)?;
         if sender.send(batch).await.is_err() {
             break;

@@ -13,9 +13,9 @@ use tidegauge_proto::freshness::v1::Freshness;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::admission::{Admission, Permit};
-use crate::answer::{Answer, Running, out_of_time};
+use crate::answer::{Answer, Ready, Running, out_of_time};
 use crate::cache::ByteCache;
-use crate::decide::sql;
+use crate::decide::sql::{self, Allowed};
 use crate::error::{Abort, of_engine};
 use crate::index::HourIndex;
 use crate::live::LiveSource;
@@ -26,6 +26,7 @@ use crate::planning::{Abandoned, Planning};
 use crate::session::{self, Sessions};
 use crate::snapshot::Snapshot;
 use crate::table::{DashboardMetrics, Execution};
+use crate::watch::Watch;
 
 /// Texts of one tenant that are described at once.
 const DESCRIBED_PER_TENANT: usize = 2;
@@ -144,10 +145,13 @@ impl QueryEngine {
 
     async fn plan_schema(&self, sql: Arc<str>) -> Result<SchemaRef, ServiceError> {
         let (sessions, memory, handle) = (Arc::clone(&self.sessions), self.query_memory(), self.handle.clone());
-        let now_ns = self.clock.wall_ns();
+        let (now_ns, clock, started_ns) = (self.clock.wall_ns(), Arc::clone(&self.clock), self.clock.monotonic_ns());
+        let time_max = self.options.planning_time_max;
         let work = move |abandoned: &Abandoned| {
-            let statement = sql::parse(&sql).map_err(ServiceError::from)?;
-            let session = sessions.session(DashboardMetrics { execution: None }, memory, now_ns, abandoned);
+            let Allowed { statement, terms } = sql::parse(&sql).map_err(ServiceError::from)?;
+            let watch = Watch::new(abandoned.clone(), clock, started_ns, time_max);
+            let table = DashboardMetrics { execution: None };
+            let session = sessions.session(table, terms, memory, now_ns, abandoned, watch);
             let (_, schema) = handle.block_on(session::logical(&session, statement)).map_err(|e| of_engine(&e))?;
             Ok::<_, Abort>(schema)
         };
@@ -157,9 +161,15 @@ impl QueryEngine {
     /// How fresh an answer over the scope would be now.
     ///
     /// # Errors
-    /// UNAVAILABLE when the live side cannot tell.
+    /// UNAVAILABLE when the live side cannot tell, RESOURCE_EXHAUSTED when too many ask, DEADLINE_EXCEEDED.
     pub async fn freshness(&self, scope: &TenantScope) -> Result<Freshness, ServiceError> {
-        Ok(Snapshot::take(self.live.as_ref(), scope, true).await?.freshness())
+        // The live side sends its windows too: few may ask at once.
+        let ask = async {
+            let _permit = self.describing.admit(scope).await?;
+            Ok(Snapshot::take(self.live.as_ref(), scope, true).await?.freshness())
+        };
+        let within = self.options.query_time_max;
+        tokio::time::timeout(within, ask).await.unwrap_or_else(|_| Err(out_of_time(within)))
     }
 
     /// Runs a query for the tenants of the scope and waits for its first batch.
@@ -175,7 +185,7 @@ impl QueryEngine {
         let time_max = self.options.query_time_max;
         let answer = tokio::time::timeout(time_max, async {
             let permit = self.admission.admit(scope).await?;
-            self.first_batch(scope, sql.into(), how, Arc::new(permit)).await
+            self.first_batch(scope, sql.into(), how, started_ns, Arc::new(permit)).await
         });
         let answer = answer.await.unwrap_or_else(|_| Err(out_of_time(time_max)));
         let outcome = answer.as_ref().map_or_else(|error| error.reason, |_| "OK");
@@ -190,6 +200,7 @@ impl QueryEngine {
         scope: &TenantScope,
         sql: Arc<str>,
         how: How,
+        started_ns: u64,
         permit: Arc<Permit>,
     ) -> Result<Answer, ServiceError> {
         let mut pause = self.options.seam_pause.max(Duration::from_micros(1));
@@ -199,7 +210,7 @@ impl QueryEngine {
             let snapshot = Snapshot::take(self.live.as_ref(), scope, how.allow_partial).await?;
             let attempt = async {
                 let (schema, execution, mut running) =
-                    self.start_plan(snapshot, Arc::clone(&sql), how, Arc::clone(&permit)).await?;
+                    self.start_plan(snapshot, Arc::clone(&sql), how, started_ns, Arc::clone(&permit)).await?;
                 let first = running.next().await?;
                 Ok::<_, Abort>((schema, execution, running, first))
             };
@@ -224,6 +235,7 @@ impl QueryEngine {
         snapshot: Snapshot,
         sql: Arc<str>,
         how: How,
+        started_ns: u64,
         permit: Arc<Permit>,
     ) -> Result<(SchemaRef, Arc<Execution>, Running), Abort> {
         let execution = Arc::new(Execution {
@@ -235,16 +247,13 @@ impl QueryEngine {
             planned: Default::default(),
         });
         let (sessions, memory, handle) = (Arc::clone(&self.sessions), self.query_memory(), self.handle.clone());
-        let now_ns = self.clock.wall_ns();
+        let (now_ns, clock) = (self.clock.wall_ns(), Arc::clone(&self.clock));
         let options = self.options.clone();
         let work = move |abandoned: &Abandoned| {
-            let statement = sql::parse(&sql).map_err(ServiceError::from)?;
-            let session = sessions.session(
-                DashboardMetrics { execution: Some(Arc::clone(&execution)) },
-                memory,
-                now_ns,
-                abandoned,
-            );
+            let Allowed { statement, terms } = sql::parse(&sql).map_err(ServiceError::from)?;
+            let watch = Watch::new(abandoned.clone(), clock, started_ns, options.query_time_max);
+            let table = DashboardMetrics { execution: Some(Arc::clone(&execution)) };
+            let session = sessions.session(table, terms, memory, now_ns, abandoned, watch.clone());
             let (plan, schema) = handle.block_on(session::logical(&session, statement)).map_err(|e| of_engine(&e))?;
             if how.schema.is_some_and(|announced| announced != fingerprint(&schema)) {
                 let message = "the result's columns are no longer those that were announced, ask again";
@@ -254,9 +263,8 @@ impl QueryEngine {
                 return Err(out_of_time(options.planning_time_max).into());
             }
             let plan = handle.block_on(session::physical(&session, &plan)).map_err(|e| of_engine(&e))?;
-            let context = session.task_ctx();
-            let running =
-                Running::start(&handle, plan, context, Arc::clone(&execution), Arc::clone(&schema), &options, permit);
+            let ready = Ready { plan, context: session.task_ctx(), schema: Arc::clone(&schema) };
+            let running = Running::start(&handle, ready, Arc::clone(&execution), &options, watch, permit);
             Ok::<_, Abort>((schema, execution, running))
         };
         self.planning.run(self.options.planning_time_max, work).await?

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::time::Duration;
 
+use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use tidegauge_core::{ErrorKind, Key, ServiceError};
 
@@ -75,19 +76,29 @@ pub(crate) fn of_engine(error: &DataFusionError) -> Abort {
             invalid("SQL_NOT_SUPPORTED", format!("not supported: {message}").into())
         }
         DataFusionError::Execution(message) => invalid("SQL_FAILED", message.into()),
-        DataFusionError::ArrowError(cause, _) => invalid("SQL_FAILED", cause.to_string().into()),
-        DataFusionError::ResourcesExhausted(_) => ServiceError::new(
-            ErrorKind::ResourceExhausted,
-            "QUERY_MEMORY",
-            "the query needs more memory than a query may use; narrow it by time or metric",
-        )
-        .retry_after(Duration::from_secs(5)),
-        cause => {
-            tracing::error!(%cause, "a query failed inside the engine");
-            ServiceError::new(ErrorKind::Internal, "QUERY_ENGINE", "the query failed inside the engine")
-        }
+        DataFusionError::ArrowError(cause, _) => match cause.as_ref() {
+            ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => out_of_memory(),
+            // Not the text's fault, and they may name files.
+            ArrowError::IoError(..)
+            | ArrowError::ExternalError(_)
+            | ArrowError::IpcError(_)
+            | ArrowError::ParquetError(_) => failed_inside(cause),
+            cause => invalid("SQL_FAILED", cause.to_string().into()),
+        },
+        DataFusionError::ResourcesExhausted(_) => out_of_memory(),
+        cause => failed_inside(cause),
     };
     Abort::Service(service)
+}
+
+fn failed_inside(cause: &dyn Error) -> ServiceError {
+    tracing::error!(%cause, "a query failed inside the engine");
+    ServiceError::new(ErrorKind::Internal, "QUERY_ENGINE", "the query failed inside the engine")
+}
+
+fn out_of_memory() -> ServiceError {
+    let message = "the query needs more memory than a query may use; narrow it by time or metric";
+    ServiceError::new(ErrorKind::ResourceExhausted, "QUERY_MEMORY", message).retry_after(Duration::from_secs(5))
 }
 
 /// The cause below contexts and diagnostics.
@@ -98,9 +109,7 @@ fn root(error: &DataFusionError) -> &DataFusionError {
         DataFusionError::Collection(errors) => errors.first().map_or(error, root),
         DataFusionError::External(inner) => inner.downcast_ref::<DataFusionError>().map_or(error, root),
         DataFusionError::ArrowError(cause, _) => match cause.as_ref() {
-            datafusion::arrow::error::ArrowError::ExternalError(inner) => {
-                inner.downcast_ref::<DataFusionError>().map_or(error, root)
-            }
+            ArrowError::ExternalError(inner) => inner.downcast_ref::<DataFusionError>().map_or(error, root),
             _ => error,
         },
         _ => error,

@@ -7,8 +7,11 @@
 //! * A prepared statement is its text, sealed. Parameters are refused: there are none to bind.
 //! * `Handshake` turns the Basic credential of the call into a Bearer of the same secret: both are checked at every call
 //!   anyway, so there is no session to keep.
+//! * `CommandGetCatalogs`, `GetDbSchemas`, `GetTables` and `GetTableTypes` name the one table; `CommandGetSqlInfo` tells
+//!   about the server. Nothing in them is anybody's, so their ticket is the command itself.
 //! * Any other command is UNIMPLEMENTED by name.
 
+mod catalog;
 mod command;
 mod encode;
 mod info;
@@ -16,6 +19,8 @@ mod seal;
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{ActionCreatePreparedStatementResult, ProstMessageExt as _, TicketStatementQuery};
@@ -80,7 +85,7 @@ impl Flight {
                 let (sealed, scope) = self.sealer.open(Kind::Statement, &handle, &caller, self.now_ns())?;
                 Ok((sealed.sql, scope, sealed.allow_partial))
             }
-            Command::SqlInfo => Err(command::unimplemented("this use of CommandGetSqlInfo")),
+            Command::SqlInfo | Command::Catalog(_) => Err(command::unimplemented("this use of a metadata command")),
         }
     }
 
@@ -104,9 +109,7 @@ impl Flight {
         let allow_partial = allows_partial(request.metadata());
         let descriptor = request.into_inner();
         let command = Command::of(&descriptor).map_err(status)?;
-        if matches!(command, Command::SqlInfo) {
-            // Nothing in it is anybody's: the command itself is the ticket.
-            let schema = info::schema();
+        if let Some(schema) = metadata_schema(&command) {
             let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(descriptor.cmd.clone()));
             let info = FlightInfo::new().try_with_schema(&schema).map_err(|e| status(encode::broken(&e)))?;
             return Ok(info.with_endpoint(endpoint).with_descriptor(descriptor));
@@ -134,13 +137,8 @@ impl Flight {
         let allow_partial = allows_partial(request.metadata());
         let handle = match Task::of(&request.into_inner()).map_err(status)? {
             Task::Statement(handle) => handle,
-            Task::SqlInfo(wanted) => {
-                let batch = info::batch(&wanted).map_err(status)?;
-                let mut encoder = Encoder::default();
-                let mut messages = vec![encoder.schema(&batch.schema())];
-                messages.append(&mut encoder.batch(&batch).map_err(status)?);
-                return Ok(stream::iter(messages.into_iter().map(Ok)).boxed());
-            }
+            Task::SqlInfo(wanted) => return metadata(info::batch(&wanted)).map_err(status),
+            Task::Catalog(question) => return metadata(question.answer()).map_err(status),
         };
         let (sealed, scope) = self.sealer.open(Kind::Ticket, &handle, &caller, self.now_ns()).map_err(status)?;
         let how = How { allow_partial: allow_partial || sealed.allow_partial, schema: Some(sealed.schema) };
@@ -174,6 +172,24 @@ impl Flight {
             other => Err(status(command::unimplemented(&format!("action {}", command::shortened(other))))),
         }
     }
+}
+
+/// The schema of the answer to a metadata command.
+fn metadata_schema(command: &Command) -> Option<SchemaRef> {
+    match command {
+        Command::SqlInfo => Some(info::schema()),
+        Command::Catalog(question) => Some(question.schema()),
+        Command::Statement(_) | Command::Prepared(_) => None,
+    }
+}
+
+/// The answer to a metadata command.
+fn metadata(batch: Result<RecordBatch, ServiceError>) -> Result<Many<FlightData>, ServiceError> {
+    let batch = batch?;
+    let mut encoder = Encoder::default();
+    let mut messages = vec![encoder.schema(&batch.schema())];
+    messages.append(&mut encoder.batch(&batch)?);
+    Ok(stream::iter(messages.into_iter().map(Ok)).boxed())
 }
 
 fn allows_partial(metadata: &MetadataMap) -> bool {
@@ -221,9 +237,10 @@ impl FlightService for Flight {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Answered<SchemaResult> {
         let caller = scope(&request)?;
-        let schema = match Command::of(request.get_ref()).map_err(status)? {
-            Command::SqlInfo => info::schema(),
-            command => {
+        let command = Command::of(request.get_ref()).map_err(status)?;
+        let schema = match metadata_schema(&command) {
+            Some(schema) => schema,
+            None => {
                 let (sql, scope, _) = self.statement(command, caller).map_err(status)?;
                 self.engine.describe(&scope, &sql).await.map_err(status)?
             }

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod flight;
 mod growth;
+mod guard;
 mod index;
 mod live;
 mod memory;
@@ -29,6 +30,8 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
+mod width;
 
 pub use answer::Answer;
 pub use engine::{How, QueryEngine, fingerprint};

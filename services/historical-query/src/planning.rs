@@ -20,13 +20,17 @@ const THREADS_MAX: usize = 8;
 /// Texts that wait for a thread.
 const QUEUE_MAX: usize = 256;
 
-/// Tells work that its caller has gone.
+/// Tells work, planning or a running plan, that its caller has gone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Abandoned(Arc<AtomicBool>);
 
 impl Abandoned {
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -90,7 +94,7 @@ impl Drop for Caller {
             return;
         }
         let mut state = self.shared.lock();
-        self.abandoned.0.store(true, Ordering::Release);
+        self.abandoned.set();
         if self.phase.load(Ordering::Acquire) == Phase::Running as u8 {
             self.phase.store(Phase::LeftBehind as u8, Ordering::Release);
             state.behind += 1;

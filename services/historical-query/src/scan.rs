@@ -126,6 +126,12 @@ async fn read(
     }
 }
 
+/// A batch in parts of at most so many rows: an hour of live windows is one batch, however many metrics a tenant has.
+fn cut(batch: RecordBatch, rows_max: usize) -> impl Iterator<Item = RecordBatch> {
+    let rows = batch.num_rows();
+    (0..rows).step_by(rows_max.max(1)).map(move |from| batch.slice(from, rows_max.min(rows - from)))
+}
+
 impl DisplayAs for DashboardScan {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units: usize = self.partitions.iter().map(|units| units.len()).sum();
@@ -159,10 +165,12 @@ impl ExecutionPlan for DashboardScan {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let units = Arc::clone(&self.partitions[partition]);
+        let rows_max = context.session_config().batch_size();
         let (execution, columns) = (Arc::clone(&self.execution), Arc::clone(&self.columns));
         let reads = (0..units.len())
             .map(move |at| read(Arc::clone(&execution), units[at].clone(), Arc::clone(&columns), Arc::clone(&context)));
         let batches = stream::iter(reads).buffered(READ_AHEAD).try_flatten();
+        let batches = batches.map_ok(move |batch| stream::iter(cut(batch, rows_max)).map(Ok)).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _};
-use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -17,22 +16,27 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerConfig, OptimizerRule};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 
 use crate::decide::literals::IntegerLiterals;
 use crate::decide::sql::REFUSED_FUNCTIONS;
-use crate::growth::{self, ConcatPlanner};
+use crate::growth::{self, TextOperators};
+use crate::guard::Guards;
 use crate::options::QueryOptions;
 use crate::planning::Abandoned;
 use crate::table::{CATALOG, DashboardMetrics, OneCatalog, SCHEMA};
+use crate::watch::Watch;
 
 /// Rows of a batch inside the engine.
 const BATCH_ROWS: usize = 8_192;
+/// Fewest rows of a batch.
+const BATCH_ROWS_MIN: usize = 64;
+/// Terms of a text that runs with full batches. Longer ones may make more columns, and so get fewer rows at a time: rows
+/// times columns times the bytes of a value is memory that no operator counts.
+const TERMS_FULL_BATCH: usize = 64;
 
 /// Rules of the optimizer between two looks at whether anybody still waits.
 const RULES_UNCHECKED: usize = 4;
@@ -75,8 +79,8 @@ impl Sessions {
 
         let mut functions = SessionStateDefaults::default_scalar_functions();
         functions.retain(|f| !REFUSED_FUNCTIONS.contains(&f.name()));
-        let functions = functions.into_iter().map(growth::bounded).collect();
-        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(ConcatPlanner(growth::text_concat()))];
+        let functions: Vec<_> = functions.into_iter().map(growth::bounded).collect();
+        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(TextOperators::new(&functions)?)];
         planners.extend(SessionStateDefaults::default_expr_planners());
         let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(IntegerLiterals)];
         rules.extend(Analyzer::new().rules);
@@ -88,7 +92,7 @@ impl Sessions {
             .with_scalar_functions(functions)
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
-            .with_physical_optimizer_rule(Arc::new(JoinsYield))
+            .with_physical_optimizer_rule(Arc::new(Guards))
             .build();
         let disk = match &options.spill_dir {
             Some(dir) => DiskManagerBuilder::default()
@@ -102,14 +106,24 @@ impl Sessions {
 
     /// A session that sees one table through one principal's eyes.
     ///
-    /// `now_ns` is what `now()` says, Unix nanoseconds. Planning ends early once `abandoned` is set.
+    /// `terms` is the length of the text, `now_ns` what `now()` says, Unix nanoseconds. Planning ends early once
+    /// `abandoned` is set, the work of long calls once the watch says so.
     pub(crate) fn session(
         &self,
         table: DashboardMetrics,
+        terms: usize,
         memory: Arc<dyn MemoryPool>,
         now_ns: i64,
         abandoned: &Abandoned,
+        watch: Watch,
     ) -> SessionState {
+        let rows = BATCH_ROWS * TERMS_FULL_BATCH / terms.max(TERMS_FULL_BATCH);
+        let mut config = self.base.config().clone().with_batch_size(rows.max(BATCH_ROWS_MIN));
+        config.options_mut().extensions.insert(watch);
+        let now = chrono::DateTime::from_timestamp_nanos(now_ns);
+        let mut props = ExecutionProps::new().with_query_execution_start_time(now);
+        // Without it function calls see default settings, and no watch.
+        props.config_options = Some(Arc::clone(config.options()));
         let wanted: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(StillWanted(abandoned.clone()));
         let mut rules = Vec::new();
         for some in self.base.optimizers().chunks(RULES_UNCHECKED) {
@@ -120,42 +134,12 @@ impl Sessions {
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.to_owned(), Arc::new(OneCatalog(table)));
         SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_config(config)
             .with_runtime_env(Arc::new(runtime))
-            .with_execution_props(
-                ExecutionProps::new().with_query_execution_start_time(chrono::DateTime::from_timestamp_nanos(now_ns)),
-            )
+            .with_execution_props(props)
             .with_catalog_list(Arc::new(catalogs))
             .with_optimizer_rules(rules)
             .build()
-    }
-}
-
-/// Lets operators that make many batches out of few give the thread back between them.
-///
-/// The engine makes its leaves cooperative; a cross join may run for minutes on one batch of a leaf, and until its task
-/// gives the thread back a query cannot be ended.
-#[derive(Debug)]
-struct JoinsYield;
-
-impl PhysicalOptimizerRule for JoinsYield {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let wrap = |plan: Arc<dyn ExecutionPlan>| {
-            let multiplies = plan.name().contains("Join") || plan.name() == "UnnestExec";
-            Ok(if multiplies {
-                Transformed::yes(Arc::new(CooperativeExec::new(plan)) as _)
-            } else {
-                Transformed::no(plan)
-            })
-        };
-        plan.transform_up(wrap).data()
-    }
-
-    fn name(&self) -> &str {
-        "joins_yield"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
     }
 }
 
@@ -165,7 +149,7 @@ pub(crate) async fn logical(session: &SessionState, statement: Statement) -> Res
     // The second barrier: the syntax tree was checked before.
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
     let plan = session.optimize(&plan)?;
-    let schema = announced(plan.schema());
+    let schema = announced(plan.schema().fields());
     Ok((plan, schema))
 }
 
@@ -178,9 +162,12 @@ pub(crate) async fn physical(session: &SessionState, plan: &LogicalPlan) -> Resu
 ///
 /// Every column is nullable and without metadata: what the engine derives before and after planning differs in both,
 /// and clients compare them. Text and bytes are sent in the layouts that every client reads.
-fn announced(schema: &DFSchema) -> SchemaRef {
-    let field = |field: &Arc<Field>| Field::new(field.name(), plain(field.data_type()), true);
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+pub(crate) fn announced(fields: &Fields) -> SchemaRef {
+    Arc::new(Schema::new(fields.iter().map(plain_field).collect::<Vec<_>>()))
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::new(field.name(), plain(field.data_type()), true))
 }
 
 fn plain(kind: &DataType) -> DataType {
@@ -188,6 +175,9 @@ fn plain(kind: &DataType) -> DataType {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, value) => plain(value),
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
         other => other.clone(),
     }
 }

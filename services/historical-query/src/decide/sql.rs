@@ -1,11 +1,8 @@
 //! Which SQL text is allowed: one read-only query within the limits, checked before anything is planned.
 
-use std::ops::ControlFlow;
+mod shape;
 
-use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, Query, SetExpr, Statement, TableFactor, Value,
-    ValueWithSpan, Visit as _, Visitor,
-};
+use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -14,14 +11,9 @@ use tidegauge_core::limits;
 
 /// Levels that the parser may recurse: chains of unary operators nest without parentheses.
 const PARSER_LEVELS: usize = 120;
-/// Longest text that `lpad` and `rpad` may make.
-const PAD_MAX: u64 = 1_024;
-
-/// Bytes of a text literal: it is repeated for every row of a batch.
-const LITERAL_BYTES_MAX: usize = 16 << 10;
-
-/// Functions that make much out of little: they could fill the memory before any limit sees it.
-pub const REFUSED_FUNCTIONS: [&str; 9] = [
+/// Functions that make much out of little, and could fill the memory before any limit sees it; then those that tell about
+/// files and the server.
+pub const REFUSED_FUNCTIONS: [&str; 12] = [
     "repeat",
     "range",
     "generate_series",
@@ -31,6 +23,9 @@ pub const REFUSED_FUNCTIONS: [&str; 9] = [
     "list_resize",
     "gen_series",
     "array_fill",
+    "input_file_name",
+    "file_row_index",
+    "version",
 ];
 
 /// Why a SQL text was refused.
@@ -82,14 +77,24 @@ pub fn check_length(sql: &str) -> Result<(), Refusal> {
     within("bytes", sql.len(), limits::SQL_BYTES_MAX)
 }
 
+/// A text that may be planned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Allowed {
+    /// A query, or a plain EXPLAIN of one.
+    pub statement: Statement,
+    /// Terms of the text.
+    pub terms: usize,
+}
+
 /// Parses the text and checks that it is one read-only query within the limits. Runs on a planning thread.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn parse(sql: &str) -> Result<Statement, Refusal> {
+pub fn parse(sql: &str) -> Result<Allowed, Refusal> {
     check_length(sql)?;
     let tokens = Tokenizer::new(&GenericDialect, sql).tokenize().map_err(|e| Refusal::Syntax(e.to_string()))?;
-    within("terms", tokens.iter().filter(|t| !matches!(t, Token::Whitespace(_))).count(), limits::SQL_TOKENS_MAX)?;
+    let terms = tokens.iter().filter(|t| !matches!(t, Token::Whitespace(_))).count();
+    within("terms", terms, limits::SQL_TOKENS_MAX)?;
     within("levels of nesting", depth(&tokens), limits::SQL_DEPTH_MAX)?;
 
     let statements = Parser::new(&GenericDialect)
@@ -103,12 +108,32 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
     if count > 1 {
         return Err(Refusal::Several(count));
     }
-    if !matches!(statement, Statement::Query(_)) {
+    let query = explained(&statement)?.unwrap_or(&statement);
+    if !matches!(query, Statement::Query(_)) {
         return Err(Refusal::NotReadOnly(first_words(sql)));
     }
-    match statement.visit(&mut Shape { statements: 0 }) {
-        ControlFlow::Break(refusal) => Err(refusal),
-        ControlFlow::Continue(()) => Ok(statement),
+    shape::check(query)?;
+    Ok(Allowed { statement, terms })
+}
+
+/// What a plain EXPLAIN explains: plans name columns, counts and the text's own literals, no paths.
+fn explained(statement: &Statement) -> Result<Option<&Statement>, Refusal> {
+    match statement {
+        Statement::Explain {
+            analyze: false,
+            verbose: false,
+            query_plan: false,
+            estimate: false,
+            statement,
+            format: None,
+            options: None,
+            ..
+        } => Ok(Some(statement)),
+        Statement::Explain { .. } => {
+            let message = "EXPLAIN is served for a query and without options such as ANALYZE or VERBOSE";
+            Err(Refusal::NotServed(message.to_owned()))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -144,93 +169,6 @@ fn first_words(sql: &str) -> String {
     words.join(" ").chars().take(40).collect::<String>().to_uppercase()
 }
 
-/// Walks the syntax tree and stops at what is not served.
-struct Shape {
-    statements: usize,
-}
-
-impl Visitor for Shape {
-    type Break = Refusal;
-
-    fn pre_visit_statement(&mut self, _: &Statement) -> ControlFlow<Refusal> {
-        self.statements += 1;
-        // The text itself is one; a second one stands inside (WITH … AS (INSERT …)).
-        if self.statements > 1 {
-            return ControlFlow::Break(Refusal::NotReadOnly("a statement inside the query".to_owned()));
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Refusal> {
-        if query.with.as_ref().is_some_and(|with| with.recursive) {
-            return ControlFlow::Break(Refusal::NotServed("WITH RECURSIVE is not allowed".to_owned()));
-        }
-        if !query.locks.is_empty() {
-            return ControlFlow::Break(Refusal::NotReadOnly("FOR UPDATE or FOR SHARE".to_owned()));
-        }
-        match query.body.as_ref() {
-            SetExpr::Select(select) if select.into.is_some() => {
-                ControlFlow::Break(Refusal::NotReadOnly("SELECT INTO".to_owned()))
-            }
-            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                ControlFlow::Break(Refusal::NotReadOnly("a statement that writes".to_owned()))
-            }
-            _ => ControlFlow::Continue(()),
-        }
-    }
-
-    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<Refusal> {
-        let function = match table {
-            TableFactor::Table { name, args: Some(_), .. } => Some(name.to_string()),
-            TableFactor::Function { name, .. } => Some(name.to_string()),
-            TableFactor::TableFunction { expr, .. } => Some(expr.to_string().chars().take(60).collect()),
-            _ => None,
-        };
-        match function {
-            Some(name) => ControlFlow::Break(Refusal::NotServed(format!("table function {name} is not allowed"))),
-            None => ControlFlow::Continue(()),
-        }
-    }
-
-    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Refusal> {
-        let actual = match &value.value {
-            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => text.len(),
-            Value::EscapedStringLiteral(text) | Value::NationalStringLiteral(text) => text.len(),
-            _ => 0,
-        };
-        match within("bytes in one literal", actual, LITERAL_BYTES_MAX) {
-            Err(refusal) => ControlFlow::Break(refusal),
-            Ok(()) => ControlFlow::Continue(()),
-        }
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Refusal> {
-        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
-        let name = plain_name(&function.name);
-        if REFUSED_FUNCTIONS.contains(&name.as_str()) {
-            return ControlFlow::Break(Refusal::NotServed(format!("function {name} is not allowed")));
-        }
-        if matches!(name.as_str(), "lpad" | "rpad") && !pads_to_a_small_number(&function.args) {
-            let message = format!("{name} needs a literal length of at most {PAD_MAX}");
-            return ControlFlow::Break(Refusal::NotServed(message));
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-fn plain_name(name: &ObjectName) -> String {
-    name.0.last().map(|part| part.to_string().trim_matches(['"', '`']).to_lowercase()).unwrap_or_default()
-}
-
-fn pads_to_a_small_number(arguments: &FunctionArguments) -> bool {
-    let FunctionArguments::List(list) = arguments else { return false };
-    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = list.args.get(1) else { return false };
-    match &value.value {
-        Value::Number(text, _) => text.parse::<u64>().is_ok_and(|n| n <= PAD_MAX),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +185,9 @@ mod tests {
             "(SELECT 1)",
             "SELECT lpad('3', 2, '0')",
             "SELECT month FROM dashboard_metrics -- ; DROP TABLE x",
+            "SELECT SUM(event_count) OVER (PARTITION BY metric_name ORDER BY window_start) FROM dashboard_metrics",
+            "EXPLAIN SELECT 1",
+            "SELECT metric_name, hour, COUNT(*) FROM dashboard_metrics GROUP BY ROLLUP (metric_name, hour)",
         ] {
             assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
         }
@@ -262,7 +203,19 @@ mod tests {
             ("COPY dashboard_metrics TO '/tmp/x'", "SQL_NOT_READ_ONLY"),
             ("SET datafusion.execution.batch_size = 1", "SQL_NOT_READ_ONLY"),
             ("SHOW TABLES", "SQL_NOT_READ_ONLY"),
-            ("EXPLAIN ANALYZE SELECT 1", "SQL_NOT_READ_ONLY"),
+            ("EXPLAIN ANALYZE SELECT 1", "SQL_INVALID"),
+            ("EXPLAIN VERBOSE SELECT 1", "SQL_INVALID"),
+            ("EXPLAIN FORMAT JSON SELECT 1", "SQL_INVALID"),
+            ("EXPLAIN SELECT range(1, 1000000000000)", "SQL_INVALID"),
+            ("EXPLAIN EXPLAIN SELECT 1", "SQL_INVALID"),
+            ("EXPLAIN INSERT INTO dashboard_metrics VALUES (1)", "SQL_NOT_READ_ONLY"),
+            ("SELECT array_agg(metric_name) OVER () FROM dashboard_metrics", "SQL_INVALID"),
+            ("SELECT 'a' SIMILAR TO 'b'", "SQL_INVALID"),
+            ("SELECT 1 GROUP BY CUBE (1, 2, 3, 4, 5, 6, 7, 8, 9)", "SQL_INVALID"),
+            ("SELECT 1 GROUP BY CUBE (1, 2, 3, 4, 5), CUBE (6, 7, 8, 9)", "SQL_INVALID"),
+            ("SELECT 1 UNION SELECT 2 INTO x", "SQL_NOT_READ_ONLY"),
+            ("SELECT input_file_name() FROM dashboard_metrics", "SQL_INVALID"),
+            ("SELECT version()", "SQL_INVALID"),
             ("SELECT * INTO x FROM dashboard_metrics", "SQL_NOT_READ_ONLY"),
             ("SELECT * FROM dashboard_metrics FOR UPDATE", "SQL_NOT_READ_ONLY"),
             ("SELECT * FROM read_parquet('/etc/passwd')", "SQL_INVALID"),

@@ -1,13 +1,16 @@
 //! What a client asks for: the commands of Flight SQL that are served, read from descriptors, tickets and actions.
 
 use arrow_flight::sql::{
-    ActionCreatePreparedStatementRequest, Any, CommandGetSqlInfo, CommandPreparedStatementQuery, CommandStatementQuery,
-    ProstMessageExt, TicketStatementQuery,
+    ActionCreatePreparedStatementRequest, Any, CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo,
+    CommandGetTableTypes, CommandGetTables, CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+    TicketStatementQuery,
 };
 use arrow_flight::{FlightDescriptor, Ticket};
 use bytes::Bytes;
 use prost::Message;
 use tidegauge_core::{ErrorKind, ServiceError};
+
+use super::catalog::Question;
 
 /// Action that prepares a statement.
 pub(super) const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
@@ -23,6 +26,8 @@ pub(super) enum Command {
     Prepared(Bytes),
     /// Facts about the server.
     SqlInfo,
+    /// What there is to query.
+    Catalog(Question),
 }
 
 /// What a ticket fetches.
@@ -32,6 +37,8 @@ pub(super) enum Task {
     Statement(Bytes),
     /// Facts about the server.
     SqlInfo(CommandGetSqlInfo),
+    /// What there is to query.
+    Catalog(Question),
 }
 
 impl Command {
@@ -53,6 +60,9 @@ impl Command {
         if unpack::<CommandGetSqlInfo>(&any)?.is_some() {
             return Ok(Self::SqlInfo);
         }
+        if let Some(question) = question(&any)? {
+            return Ok(Self::Catalog(question));
+        }
         Err(unimplemented(&format!("command {}", name_of(&any))))
     }
 }
@@ -70,8 +80,24 @@ impl Task {
         if let Some(command) = unpack::<CommandGetSqlInfo>(&any)? {
             return Ok(Self::SqlInfo(command));
         }
+        if let Some(question) = question(&any)? {
+            return Ok(Self::Catalog(question));
+        }
         Err(unimplemented(&format!("ticket {}", name_of(&any))))
     }
+}
+
+fn question(any: &Any) -> Result<Option<Question>, ServiceError> {
+    if let Some(command) = unpack::<CommandGetCatalogs>(any)? {
+        return Ok(Some(Question::Catalogs(command)));
+    }
+    if let Some(command) = unpack::<CommandGetDbSchemas>(any)? {
+        return Ok(Some(Question::Schemas(command)));
+    }
+    if let Some(command) = unpack::<CommandGetTables>(any)? {
+        return Ok(Some(Question::Tables(command)));
+    }
+    Ok(unpack::<CommandGetTableTypes>(any)?.map(Question::TableTypes))
 }
 
 /// The text of a statement to prepare.
@@ -104,7 +130,8 @@ fn unpack<M: ProstMessageExt>(any: &Any) -> Result<Option<M>, ServiceError> {
     any.unpack().map_err(|_| invalid("command", "cannot be decoded"))
 }
 
-fn invalid(field: &str, problem: &str) -> ServiceError {
+/// The answer to a command that cannot be read.
+pub(super) fn invalid(field: &str, problem: &str) -> ServiceError {
     ServiceError::invalid(field, "COMMAND_INVALID", problem)
 }
 

@@ -2,17 +2,18 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow::error::ArrowError;
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow_flight::{FlightData, SchemaAsIpc};
 use futures::stream::{self, Stream, StreamExt as _};
 use prost::Message as _;
-use tidegauge_core::{ErrorKind, ServiceError};
+use tidegauge_core::{ErrorKind, ServiceError, limits};
 
 use crate::answer::{Answer, batch_bytes};
 
 /// Bytes of one message, about: clients refuse 16 MiB, some 4.
 const MESSAGE_BYTES: usize = 2 << 20;
+/// Bytes of one row: what a message takes, with room for its frame.
+const ROW_BYTES_MAX: usize = limits::RESPONSE_BYTES_MAX - (1 << 20);
 
 /// Encodes the messages of one stream.
 pub(super) struct Encoder {
@@ -40,27 +41,38 @@ impl Encoder {
     }
 
     /// The messages of a batch: it is cut where it is large.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED for a row that no message can carry.
     pub(super) fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<FlightData>, ServiceError> {
-        let parts = batch_bytes(batch).div_ceil(MESSAGE_BYTES).max(1);
-        let rows = batch.num_rows().div_ceil(parts).max(1);
-        let mut messages = Vec::with_capacity(parts);
-        let mut from = 0;
-        loop {
-            let part = batch.slice(from, rows.min(batch.num_rows() - from));
-            let encoded = self.generator.encode(&part, &mut self.dictionaries, &self.options, &mut self.context);
-            let (dictionaries, data) = encoded.map_err(|error| broken(&error))?;
-            messages.extend(dictionaries.into_iter().map(FlightData::from));
-            messages.push(data.into());
-            from += rows;
-            if from >= batch.num_rows() {
-                return Ok(messages);
-            }
+        let mut messages = Vec::new();
+        self.cut(batch, &mut messages)?;
+        Ok(messages)
+    }
+
+    /// Halves what is too large: rows may differ much in size.
+    fn cut(&mut self, batch: &RecordBatch, messages: &mut Vec<FlightData>) -> Result<(), ServiceError> {
+        let (rows, bytes) = (batch.num_rows(), batch_bytes(batch));
+        if bytes > MESSAGE_BYTES && rows > 1 {
+            self.cut(&batch.slice(0, rows / 2), messages)?;
+            return self.cut(&batch.slice(rows / 2, rows - rows / 2), messages);
         }
+        if bytes > ROW_BYTES_MAX {
+            let message =
+                format!("a row of the result has {} MiB, at most {} are sent", bytes >> 20, ROW_BYTES_MAX >> 20);
+            let error = ServiceError::new(ErrorKind::ResourceExhausted, "RESULT_LIMIT", message.clone());
+            return Err(error.quota("result", message));
+        }
+        let encoded = self.generator.encode(batch, &mut self.dictionaries, &self.options, &mut self.context);
+        let (dictionaries, data) = encoded.map_err(|error| broken(&error))?;
+        messages.extend(dictionaries.into_iter().map(FlightData::from));
+        messages.push(data.into());
+        Ok(())
     }
 }
 
 /// What cannot happen unless there is a defect.
-pub(super) fn broken(error: &ArrowError) -> ServiceError {
+pub(super) fn broken(error: &dyn std::fmt::Display) -> ServiceError {
     tracing::error!(%error, "a result could not be encoded");
     ServiceError::new(ErrorKind::Internal, "ENCODING", "the result could not be encoded")
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::Schema;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    Any, CommandGetSqlInfo, CommandGetTables, CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+    Any, CommandGetCatalogs, CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes,
+    CommandGetTables, CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
 };
 use arrow_flight::utils::flight_data_to_batches;
 use arrow_flight::{Action, FlightData, FlightDescriptor, FlightInfo, IpcMessage, Ticket};
@@ -144,10 +145,10 @@ async fn tickets_are_authorised_again() {
 async fn other_commands_are_named() {
     let world = World::new();
     let (flight, scope) = (flight(&world), scope(&["a"]));
-    let tables =
-        flight.get_flight_info(from(&scope, command(&CommandGetTables::default()))).await.expect_err("not served");
-    assert_eq!((tables.code(), reason(&tables).as_str()), (Code::Unimplemented, "NOT_SERVED"));
-    assert!(tables.message().contains("CommandGetTables"), "{}", tables.message());
+    let keys = CommandGetPrimaryKeys { catalog: None, db_schema: None, table: "dashboard_metrics".to_owned() };
+    let keys = flight.get_flight_info(from(&scope, command(&keys))).await.expect_err("not served");
+    assert_eq!((keys.code(), reason(&keys).as_str()), (Code::Unimplemented, "NOT_SERVED"));
+    assert!(keys.message().contains("CommandGetPrimaryKeys"), "{}", keys.message());
     let path = flight.get_flight_info(from(&scope, FlightDescriptor::new_path(vec!["x".to_owned()]))).await;
     assert_eq!(path.expect_err("a path").code(), Code::InvalidArgument);
     let begin = flight.do_action(from(&scope, Action::new("BeginTransaction", ""))).await.map(|_| ());
@@ -165,6 +166,53 @@ async fn other_commands_are_named() {
     }
 }
 
+/// Proves that tools find the table: the answers to the four questions about it, with the schema announced for each, the
+/// filters, the columns as a query announces them, and nothing without a scope.
+#[tokio::test]
+async fn the_table_is_found() {
+    let world = World::new();
+    let (flight, scope) = (flight(&world), scope(&["a"]));
+    let tables = |pattern: Option<&str>, kinds: &[&str], include_schema| CommandGetTables {
+        table_name_filter_pattern: pattern.map(str::to_owned),
+        table_types: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+        include_schema,
+        ..CommandGetTables::default()
+    };
+    let schemas = CommandGetDbSchemas { catalog: Some("other".to_owned()), db_schema_filter_pattern: None };
+    let asked = [
+        (command(&CommandGetCatalogs {}), 1, 1),
+        (command(&CommandGetDbSchemas::default()), 2, 1),
+        (command(&schemas), 2, 0),
+        (command(&CommandGetTableTypes {}), 1, 1),
+        (command(&tables(None, &[], false)), 4, 1),
+        (command(&tables(Some("dash%"), &["TABLE", "VIEW"], false)), 4, 1),
+        (command(&tables(Some("events"), &[], false)), 4, 0),
+        (command(&tables(None, &["VIEW"], false)), 4, 0),
+        (command(&tables(None, &[], true)), 5, 1),
+    ];
+    for (descriptor, columns, expected) in asked {
+        let info = flight.get_flight_info(from(&scope, descriptor.clone())).await.expect("info").into_inner();
+        let messages = fetch(&flight, &scope, ticket(&info)).await.expect("messages");
+        let announced = Schema::try_from(IpcMessage(info.schema.clone())).expect("a schema");
+        assert_eq!(announced, Schema::try_from(&messages[0]).expect("a schema"));
+        let schema = flight.get_schema(from(&scope, descriptor.clone())).await.expect("a schema").into_inner();
+        assert_eq!(announced, Schema::try_from(schema).expect("a schema"));
+        assert_eq!(announced.fields().len(), columns);
+        let batches = rows(&messages);
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), expected, "{descriptor:?}");
+        if columns == 5 {
+            let bytes = batches[0].column(4).as_binary::<i32>().value(0).to_vec();
+            let described = world.engine.describe(&scope, "SELECT * FROM dashboard_metrics").await.expect("a schema");
+            assert_eq!(Schema::try_from(IpcMessage(bytes.into())).expect("a schema"), *described);
+        }
+        assert!(flight.get_flight_info(Request::new(descriptor)).await.is_err(), "without a scope");
+        assert!(flight.do_get(Request::new(ticket(&info))).await.is_err(), "without a scope");
+    }
+    let long = command(&tables(Some(&"%".repeat(2_000)), &[], false));
+    let info = flight.get_flight_info(from(&scope, long)).await.expect("info").into_inner();
+    assert_eq!(fetch(&flight, &scope, ticket(&info)).await.expect_err("too long").code(), Code::InvalidArgument);
+}
+
 /// Proves that a large result is cut into messages that every client takes, without losing a row.
 #[tokio::test]
 async fn large_results_are_cut() {
@@ -176,4 +224,17 @@ async fn large_results_are_cut() {
     let messages = fetch(&flight, &scope, ticket(&info)).await.expect("messages");
     assert!(messages.len() > 10 && messages.iter().all(|message| message.encoded_len() < 4 << 20));
     assert_eq!(rows(&messages).iter().map(RecordBatch::num_rows).sum::<usize>(), (12 * 120 + 60) * 240);
+
+    // A row of a few bytes beside one of megabytes, and one that no message can carry.
+    let lists = |cross: &str| {
+        format!(
+            "SELECT array_agg(a.sum_value) FROM dashboard_metrics a, dashboard_metrics b{cross} UNION ALL SELECT [1.0]"
+        )
+    };
+    let info = flight.get_flight_info(from(&scope, statement(&lists(" WHERE b.hour < 2")))).await.expect("info");
+    let messages = fetch(&flight, &scope, ticket(&info.into_inner())).await.expect("messages");
+    assert_eq!(rows(&messages).iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+    let info = flight.get_flight_info(from(&scope, statement(&lists("")))).await.expect("info").into_inner();
+    let error = fetch(&flight, &scope, ticket(&info)).await.expect_err("17 MiB");
+    assert_eq!((error.code(), reason(&error).as_str()), (Code::ResourceExhausted, "RESULT_LIMIT"));
 }

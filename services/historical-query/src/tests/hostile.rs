@@ -133,6 +133,9 @@ async fn only_reading_gets_through() {
         "SHOW ALL",
         "DESCRIBE dashboard_metrics",
         "EXPLAIN ANALYZE SELECT 1",
+        "EXPLAIN DELETE FROM dashboard_metrics",
+        "SELECT input_file_name() FROM dashboard_metrics",
+        "SELECT version()",
         "PREPARE p AS SELECT 1",
         "SELECT * INTO x FROM dashboard_metrics",
         "SELECT 1; DROP TABLE dashboard_metrics",
@@ -147,4 +150,80 @@ async fn only_reading_gets_through() {
         let error = world.refused(&["a"], sql).await;
         assert_eq!(error.kind, ErrorKind::InvalidArgument, "{sql}: {error:?}");
     }
+}
+
+/// Proves that a call that works for minutes on one batch ends with its query, and so keeps no thread from the queries of
+/// others: there is one thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_calls_end_with_their_query() {
+    let time = Duration::from_secs(4);
+    let world = World::with(QueryOptions { query_time_max: time, threads: Some(1), ..options() });
+    world.fill(&key("a"), 2).await;
+    let long = repeated(1_000, |n| (n % 7).to_string(), "");
+    for sql in [
+        format!("SELECT SUM(levenshtein(metric_name || '{long}', '{long}')) FROM dashboard_metrics"),
+        format!("SELECT SUM(regexp_count(metric_name || '{long}', '(\\w{{0,9}}\\s?){{0,9}}z')) FROM dashboard_metrics"),
+        format!("SELECT COUNT(*) FROM dashboard_metrics WHERE metric_name || '{long}' ~ '(\\w{{0,9}}\\s?){{0,9}}z$'"),
+    ] {
+        let ended = world.refused(&["a"], &sql).await;
+        assert_eq!((ended.kind, ended.reason), (ErrorKind::DeadlineExceeded, "QUERY_TIME"), "{sql}");
+        assert_eq!(world.number(&["b"], "SELECT COUNT(*) FROM dashboard_metrics").await, 0, "{sql}");
+    }
+}
+
+/// Proves that what the engine's operators do not count is refused: input that a window holds, and long values that a
+/// join would repeat for every row.
+#[tokio::test]
+async fn what_operators_do_not_count_is_bounded() {
+    let world = World::with(QueryOptions { query_memory_bytes: 16 << 20, ..options() });
+    world.fill(&key("a"), 6).await;
+    let from = "FROM (SELECT * FROM dashboard_metrics LIMIT 20) a CROSS JOIN dashboard_metrics b CROSS JOIN dashboard_metrics c";
+    for frame in ["", "ROWS BETWEEN 1000000000 PRECEDING AND CURRENT ROW"] {
+        let sql = format!("SELECT MAX(s) FROM (SELECT SUM(c.event_count) OVER ({frame}) AS s {from})");
+        let error = world.refused(&["a"], &sql).await;
+        assert_eq!((error.kind, error.reason), (ErrorKind::ResourceExhausted, "QUERY_MEMORY"), "{frame}: {error:?}");
+    }
+    let list = "(SELECT array_agg(event_count) AS l, string_agg(metric_name, ',') AS s FROM dashboard_metrics) x";
+    for sql in [
+        format!("SELECT COUNT(*) FROM {list}, dashboard_metrics WHERE array_length(l) + event_count > 3"),
+        format!("SELECT COUNT(*) FROM {list}, dashboard_metrics WHERE length(s) + event_count > 3"),
+        format!("SELECT unnest(l), s FROM {list}"),
+    ] {
+        let error = world.refused(&["a"], &sql).await;
+        assert_eq!((error.kind, error.reason), (ErrorKind::InvalidArgument, "SQL_FAILED"), "{sql}: {error:?}");
+        assert!(error.message.contains("longer than 1024 bytes"), "{error}");
+    }
+    // Without a join they are what they are.
+    let sql = format!("SELECT array_length(l) + length(s) FROM {list}");
+    assert_eq!(world.number(&["a"], &sql).await, 780 + 780 * 4 - 1);
+    let windowed = "SELECT SUM(s) FROM (SELECT SUM(event_count) OVER (PARTITION BY metric_name ORDER BY window_start) \
+                    AS s FROM dashboard_metrics)";
+    assert_eq!(world.number(&["a"], windowed).await, 390 * 391);
+}
+
+/// Proves that a plan is shown, and names no file, no other tenant and no ordinal.
+#[tokio::test]
+async fn a_plan_tells_nothing_that_a_query_does_not() {
+    let world = World::new();
+    world.fill(&key("a"), 2).await;
+    world.fill(&key("secret"), 2).await;
+    let sql = "EXPLAIN SELECT metric_name, SUM(event_count) FROM dashboard_metrics WHERE month = '03' GROUP BY 1";
+    let shown = world.table(&["a"], sql).await;
+    assert!(shown.contains("DashboardScan: parts=3") && shown.contains("month = Int32(3)"), "{shown}");
+    for hidden in ["parquet", "part-", "aggregated/", "tenant_id=", "secret", "ordinal", "generation"] {
+        assert!(!shown.contains(hidden), "{hidden}: {shown}");
+    }
+}
+
+/// Proves that an hour of many live windows runs in batches like everything else.
+#[tokio::test]
+async fn large_live_hours_are_cut() {
+    let world = World::new();
+    world.fill(&key("a"), 1).await;
+    let start = super::world::time("2026-03-02T01:00:00Z");
+    let rows = (0..30_000).map(|n| super::world::live_window(&super::world::row(start, &format!("m{n:05}"), 1.0)));
+    world.live.change(&key("a"), |live| live.windows = rows.collect());
+    let batches = world.query(&["a"], "SELECT concat(metric_name, '-x') FROM dashboard_metrics").await.expect("rows");
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 30_120);
+    assert!(batches.iter().all(|batch| batch.num_rows() <= 8_192));
 }
