@@ -56,13 +56,18 @@ pub async fn rebuild(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) 
     Ok(rebuilt)
 }
 
-/// [`rebuild`] for a key that has no index at all; `None` if it has one. Costs one listing of the tenant's index: for the
-/// owner when it takes a key over, so that a lost index never makes answers short.
+/// [`rebuild`] for a key some of whose days have objects and no index; `None` if there is none. For the owner when it takes
+/// a key over, so that a lost index never makes answers short: nobody else can tell a day without an index from one
+/// without objects. Costs a listing of the tenant's objects; what was lost may be all, or what a crash left out of the
+/// last rebuild.
 ///
 /// # Errors
 /// As [`rebuild`].
 pub async fn restore(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) -> Result<Option<Rebuilt>, IndexError> {
-    if super::days(store, tenant).await?.contains_key(&bucket) {
+    let known: BTreeSet<Day> =
+        super::days(store, tenant).await?.remove(&bucket).unwrap_or_default().into_iter().collect();
+    let listed = store.list(&paths::aggregated_prefix(tenant)).await?;
+    if objects_of(listed, tenant, bucket).all(|(_, place)| known.contains(&place.hour.day())) {
         return Ok(None);
     }
     rebuild(store, tenant, bucket).await.map(Some)
