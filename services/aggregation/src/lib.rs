@@ -17,4 +17,4 @@ mod worker;
 pub use crash::{CrashPoint, CrashStep};
 pub use options::{AggregationOptions, Backends, OptionsError};
 pub use service::{Aggregation, AggregationHandle, StartError};
-pub use status::{KeyReport, ShardReport, Status};
+pub use status::{KeyReport, ShardReport, Status, WorkerState};

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status as RpcStatus};
 
 use crate::crash::CrashCounter;
 use crate::options::{AggregationOptions, Backends, OptionsError};
-use crate::status::{KeyReport, Status};
+use crate::status::{KeyReport, Status, WorkerState};
 use crate::worker::hot::{HotConnector, InternalHot};
 use crate::worker::{self, Command, Context};
 
@@ -140,6 +140,15 @@ impl AggregationHandle {
         vec![Mount::new(server, &[("GetStatus", Permission::Read)])]
     }
 
+    /// A look at which shards are stopped for good; cheap, for probes.
+    pub fn stopped_shards(&self) -> impl Fn() -> Vec<ShardId> + Send + Sync + 'static {
+        let workers = self.workers.clone();
+        move || {
+            let stopped = workers.0.iter().filter(|worker| worker.context.report().state == WorkerState::Stopped);
+            stopped.map(|worker| worker.context.shard).collect()
+        }
+    }
+
     /// How everything stands, over all tenants.
     pub async fn status(&self) -> Status {
         self.workers.status(None).await
@@ -183,7 +192,12 @@ impl AggregationService for Server {
         request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::GetStatusResponse>, RpcStatus> {
         let scope = tidegauge_rpc::scope(&request)?;
-        let status = self.workers.status(Some(scope)).await;
+        let may_operate = scope.principal().role.allows(Permission::Operate);
+        let mut status = self.workers.status(Some(scope)).await;
+        if !may_operate {
+            // Paths and causes are the operator's business.
+            status.shards.iter_mut().for_each(|(_, report)| report.stopped_because = None);
+        }
         if status.shards.is_empty() {
             let error = ServiceError::new(ErrorKind::Unavailable, "NOT_STARTED", "aggregation has no shards yet");
             return Err(tidegauge_rpc::status(error));
@@ -203,6 +217,13 @@ fn message(status: Status) -> pb::GetStatusResponse {
         lag_ms: report.lag_ms,
         state_rows: report.state_rows,
         log_bytes: report.log_bytes,
+        state: match report.state {
+            WorkerState::Starting => pb::ShardState::Starting,
+            WorkerState::Running => pb::ShardState::Running,
+            WorkerState::Retrying => pb::ShardState::Retrying,
+            WorkerState::Stopped => pb::ShardState::Stopped,
+        } as i32,
+        stopped_because: report.stopped_because.unwrap_or_default(),
     });
     pb::GetStatusResponse {
         shards: shards.collect(),

@@ -4,9 +4,25 @@ use tidegauge_core::{Epoch, Key, Ordinal, ShardId};
 
 use crate::decide::Counters;
 
+/// What the worker of a shard is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WorkerState {
+    /// Taking the shard over.
+    #[default]
+    Starting,
+    /// Reading and committing.
+    Running,
+    /// Has failed and begins again by itself.
+    Retrying,
+    /// Stopped for good.
+    Stopped,
+}
+
 /// A shard.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ShardReport {
+    /// What its worker is doing.
+    pub state: WorkerState,
     /// Lease generation of its worker; 0 before it has one.
     pub generation: u64,
     /// Last epoch prepared.

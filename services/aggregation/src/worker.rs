@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::crash::CrashCounter;
 use crate::decide::{RestoreError, Settings};
 use crate::options::{AggregationOptions, Backends};
-use crate::status::{KeyReport, ShardReport};
+use crate::status::{KeyReport, ShardReport, WorkerState};
 use hot::HotConnector;
 
 /// What a worker is given.
@@ -124,16 +124,19 @@ pub(crate) async fn run(context: Arc<Context>, mut commands: mpsc::Receiver<Comm
             Err(error) => error,
         };
         context.cache.clear();
+        let draining = context.draining.load(Ordering::SeqCst);
+        let for_good = draining || error.is_final();
         context.update_report(|report| {
+            report.state = if for_good { WorkerState::Stopped } else { WorkerState::Retrying };
             report.stopped_because = Some(error.to_string());
             report.quiescent = false;
         });
         metrics::counter!("tidegauge_aggregation_session_failures_total", "shard" => shard.to_string()).increment(1);
-        if context.draining.load(Ordering::SeqCst) {
+        if draining {
             tracing::warn!(%shard, %error, "the worker failed while it was draining; the rest is on the log");
             return;
         }
-        if error.is_final() {
+        if for_good {
             tracing::error!(%shard, %error, "the shard is stopped");
             while !stopped(&context, &mut commands, None).await {}
             return;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use tidegauge_client::proto::aggregation::v1::GetStatusResponse;
+use tidegauge_client::proto::aggregation::v1::{GetStatusResponse, ShardState, ShardStatus};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
 use tidegauge_proto::convert::time::timestamp_ns;
@@ -64,6 +64,8 @@ fn document(status: &GetStatusResponse) -> Value {
             "lag_ms": shard.lag_ms,
             "state_rows": shard.state_rows,
             "log_bytes": shard.log_bytes,
+            "state": state_word(shard.state()),
+            "stopped_because": shard.stopped_because,
         })
     });
     let keys = status.keys.iter().map(|key| {
@@ -104,6 +106,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
     };
     let mut shards = TextTable::new(&[
         ("SHARD", Right),
+        ("STATE", Left),
         ("RECORDS", Right),
         ("LAG", Right),
         ("AT TIP", Left),
@@ -118,6 +121,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         };
         shards.row([
             shard.shard.to_string(),
+            state_word(shard.state()).to_owned(),
             grouped(shard.ordinal),
             readable(std::time::Duration::from_millis(shard.lag_ms)),
             if shard.at_tip { "yes" } else { "no" }.to_owned(),
@@ -168,7 +172,33 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         true => "everything received is processed and published as far as the watermarks allow",
         false => "processing",
     };
-    format!("{shards}\n{keys}\n{state}\n")
+    let troubles = status.shards.iter().filter_map(trouble).collect::<String>();
+    format!("{shards}\n{keys}\n{troubles}{state}\n")
+}
+
+/// A shard's state, as in the JSON form.
+fn state_word(state: ShardState) -> &'static str {
+    match state {
+        ShardState::Unspecified => "unknown",
+        ShardState::Starting => "starting",
+        ShardState::Running => "running",
+        ShardState::Retrying => "retrying",
+        ShardState::Stopped => "stopped",
+    }
+}
+
+/// What somebody should know of a shard that is not running: its tenants stand still, and their keys are missing above.
+fn trouble(shard: &ShardStatus) -> Option<String> {
+    let what = match shard.state() {
+        ShardState::Stopped => "STOPPED until somebody mends it and restarts the server",
+        ShardState::Retrying => "failed, and begins again by itself",
+        ShardState::Unspecified | ShardState::Starting | ShardState::Running => return None,
+    };
+    let why = match shard.stopped_because.as_str() {
+        "" => "an admin's token is told why, and so is the server's log",
+        why => why,
+    };
+    Some(format!("shard {} has {what}: {why}\n", shard.shard))
 }
 
 /// Bytes for people.
@@ -178,7 +208,7 @@ fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidegauge_client::proto::aggregation::v1::{KeyCounters, KeyStatus, ShardStatus};
+    use tidegauge_client::proto::aggregation::v1::{KeyCounters, KeyStatus};
 
     use super::*;
 
@@ -194,12 +224,24 @@ mod tests {
             ..KeyStatus::default()
         };
         let shard = ShardStatus { shard: 1, at_tip: true, log_bytes: 64 << 20, ..ShardStatus::default() };
-        let status = GetStatusResponse { shards: vec![shard], keys: vec![key], quiescent: true };
+        let stopped = ShardStatus {
+            shard: 2,
+            state: ShardState::Stopped as i32,
+            stopped_because: "its manifest is damaged".to_owned(),
+            ..ShardStatus::default()
+        };
+        let status = GetStatusResponse { shards: vec![shard, stopped], keys: vec![key], quiescent: true };
         let document = document(&status);
         assert_eq!(document["keys"][0]["counters"]["backfilled"], 3);
         assert_eq!(document["keys"][0]["boundary"], "1970-01-01T00:01:00Z");
         assert_eq!(document["quiescent"], true);
+        assert_eq!(document["shards"][1]["state"], "stopped");
+        assert_eq!(document["shards"][1]["stopped_because"], "its manifest is damaged");
         let text = tables(&status, 120_000_000_000);
         assert!(text.contains("STOPPED: restored") && text.contains("60 s ago") && text.contains("64MB"), "{text}");
+        assert!(
+            text.contains("shard 2 ") && text.contains("STOPPED until") && text.contains("manifest is damaged"),
+            "{text}"
+        );
     }
 }

@@ -333,7 +333,7 @@ impl Record<'_> {
             }
             if touched.part == Part::Waiting {
                 state.waiting_events += gained;
-            } else if row.flags & HOT == 0 {
+            } else if !state.hot_snapshot && row.flags & HOT == 0 {
                 row.flags |= HOT;
                 state.hot_rows.push(touched.slot);
             }

@@ -14,6 +14,8 @@ use super::settings::Settings;
 
 /// Sequences of one durable block.
 pub(super) const SEQUENCES_PER_BLOCK: u64 = 256;
+/// Ranges of indexes that take as much memory as a sequence.
+const RANGES_PER_SEQUENCE: usize = 4;
 /// Marks a sequence whose indexes are not simply the first ones.
 const ODD: u32 = u32::MAX;
 
@@ -41,6 +43,8 @@ pub(super) struct ProducerState {
     pub(super) seen: VecDeque<Seen>,
     /// Indexes of odd sequences.
     odd: BTreeMap<u64, Vec<IndexRange>>,
+    /// What it takes in memory, as a number of plain sequences.
+    weight: usize,
     dirty: bool,
     /// Blocks changed since the last epoch; may hold a block twice.
     pub(super) dirty_blocks: Vec<u64>,
@@ -67,7 +71,8 @@ pub(super) enum Outcome {
 pub(super) struct Producers {
     pub(super) all: HashMap<u128, ProducerState>,
     kept: usize,
-    sequences: usize,
+    /// What all take in memory, as a number of plain sequences.
+    weight: usize,
     swept_at: i64,
     /// Changed since the last epoch.
     pub(super) dirty: Vec<u128>,
@@ -104,14 +109,14 @@ impl Producers {
             state.dirty = true;
             self.dirty.push(producer);
         }
-        let before = state.seen.len();
+        let before = state.weight;
         state.age(at.saturating_sub(settings.dedup_age_ns));
         let outcome = state.check(id, ranges, at, fresh);
         while state.seen.len() > settings.dedup_sequences {
             state.evict();
         }
-        self.sequences = self.sequences + state.seen.len() - before;
-        if self.sequences > settings.dedup_key_sequences {
+        self.weight = self.weight + state.weight - before;
+        if self.weight > settings.dedup_key_sequences {
             self.shrink(settings.dedup_key_sequences / 10 * 9);
         }
         outcome
@@ -126,10 +131,10 @@ impl Producers {
         self.swept_at = at;
         let before = at.saturating_sub(settings.dedup_age_ns);
         for (id, state) in &mut self.all {
-            let count = state.seen.len();
+            let weight = state.weight;
             state.age(before);
-            if state.seen.len() < count {
-                self.sequences -= count - state.seen.len();
+            if state.weight < weight {
+                self.weight -= weight - state.weight;
                 if !state.dirty {
                     state.dirty = true;
                     self.dirty.push(*id);
@@ -155,7 +160,7 @@ impl Producers {
         self.dirty.retain(|id| !forgotten.contains(id));
         for id in forgotten {
             let Some(state) = self.all.remove(&id) else { continue };
-            self.sequences -= state.seen.len();
+            self.weight -= state.weight;
             let mut blocks = state.dirty_blocks;
             blocks.extend(state.seen.iter().map(|seen| seen.sequence / SEQUENCES_PER_BLOCK));
             blocks.sort_unstable();
@@ -164,17 +169,18 @@ impl Producers {
         }
     }
 
-    /// Reduces the longest silent producers to their floors until at most `goal` sequences are left.
+    /// Reduces the longest silent producers to their floors until all weigh at most `goal`.
     fn shrink(&mut self, goal: usize) {
         for id in self.by_silence(false) {
-            if self.sequences <= goal {
+            if self.weight <= goal {
                 return;
             }
             let Some(state) = self.all.get_mut(&id) else { continue };
             // The newest sequence stays: it is the one most likely to be sent again.
-            while state.seen.len() > 1 && self.sequences > goal {
+            while state.seen.len() > 1 && self.weight > goal {
+                let before = state.weight;
                 state.evict();
-                self.sequences -= 1;
+                self.weight -= before - state.weight;
             }
             if !state.dirty {
                 state.dirty = true;
@@ -196,18 +202,20 @@ impl Producers {
     /// Puts a restored producer back.
     pub(super) fn restore(&mut self, id: u128, state: ProducerState) {
         self.kept += usize::from(state.kept);
-        self.sequences += state.seen.len();
+        self.weight += state.weight;
         self.all.insert(id, state);
     }
 
     /// Puts a restored sequence back; sequences of a producer come in order.
     pub(super) fn restore_seen(&mut self, id: u128, seen: Seen, ranges: Option<Vec<IndexRange>>) {
         let Some(state) = self.all.get_mut(&id) else { return };
+        let before = state.weight;
         if let Some(ranges) = ranges {
-            state.odd.insert(seen.sequence, ranges);
+            state.set_odd(seen.sequence, ranges);
         }
         state.seen.push_back(seen);
-        self.sequences += 1;
+        state.weight += 1;
+        self.weight += state.weight - before;
     }
 }
 
@@ -235,6 +243,20 @@ impl ProducerState {
         self.seen.range(first..).take_while(move |seen| seen.sequence / SEQUENCES_PER_BLOCK == block)
     }
 
+    /// Notes the indexes of a sequence that are not simply the first ones.
+    fn set_odd(&mut self, sequence: u64, ranges: Vec<IndexRange>) {
+        self.weight += ranges.len() / RANGES_PER_SEQUENCE;
+        if let Some(before) = self.odd.insert(sequence, ranges) {
+            self.weight -= before.len() / RANGES_PER_SEQUENCE;
+        }
+    }
+
+    fn unset_odd(&mut self, sequence: u64) {
+        if let Some(before) = self.odd.remove(&sequence) {
+            self.weight -= before.len() / RANGES_PER_SEQUENCE;
+        }
+    }
+
     fn touch(&mut self, sequence: u64) {
         let block = sequence / SEQUENCES_PER_BLOCK;
         if self.dirty_blocks.last() != Some(&block) {
@@ -246,7 +268,8 @@ impl ProducerState {
     fn evict(&mut self) {
         if let Some(lowest) = self.seen.pop_front() {
             self.floor = lowest.sequence;
-            self.odd.remove(&lowest.sequence);
+            self.weight -= 1;
+            self.unset_odd(lowest.sequence);
             self.touch(lowest.sequence);
         }
     }
@@ -278,8 +301,9 @@ impl ProducerState {
                     _ => ODD,
                 };
                 if plain == ODD {
-                    self.odd.insert(id.sequence, ranges.to_vec());
+                    self.set_odd(id.sequence, ranges.to_vec());
                 }
+                self.weight += 1;
                 self.seen.insert(place, Seen { sequence: id.sequence, digest, arrival: at, events: plain });
                 self.touch(id.sequence);
                 fresh.push(0..events as u32);
@@ -300,11 +324,11 @@ impl ProducerState {
                     let all = union(&known, ranges);
                     match all.as_slice() {
                         [one] if one.first == 0 => {
-                            self.odd.remove(&id.sequence);
+                            self.unset_odd(id.sequence);
                             self.seen[place].events = one.count;
                         }
                         _ => {
-                            self.odd.insert(id.sequence, all);
+                            self.set_odd(id.sequence, all);
                             self.seen[place].events = ODD;
                         }
                     }

@@ -25,6 +25,9 @@ pub struct KeyState {
     pub(super) watermark: i64,
     /// The part of the watermark that events set; [`NEVER`] before the first LIVE event.
     pub(super) event_watermark: i64,
+    /// The watermark in the epoch that is being made durable, and in the last one that is.
+    pub(super) prepared_watermark: i64,
+    pub(super) durable_watermark: i64,
     /// [`NEVER`] before birth.
     pub(super) boundary: i64,
     /// Windows that end at or before it are cut.
@@ -84,6 +87,8 @@ impl KeyState {
             counters: Counters::default(),
             watermark: NEVER,
             event_watermark: NEVER,
+            prepared_watermark: NEVER,
+            durable_watermark: NEVER,
             boundary: NEVER,
             cut_through: NEVER,
             arrival: NEVER,
@@ -115,6 +120,12 @@ impl KeyState {
     /// Watermark and boundary; `None` before birth.
     pub fn times(&self) -> Option<(i64, i64)> {
         self.born().then_some((self.watermark, self.boundary))
+    }
+
+    /// The watermark as others may see it: without what would be decided anew after a crash, because no durable epoch
+    /// records it. So it never goes back.
+    pub fn shown_watermark(&self) -> i64 {
+        self.event_watermark.max(self.durable_watermark).max(self.boundary)
     }
 
     /// Epoch whose outputs changed an hour index last; 0 if none has.

@@ -26,6 +26,14 @@ impl Shard {
         }
     }
 
+    /// Nobody hears until [`Shard::restart_hot`]: what changes need not be noted, for every key will be sent whole.
+    pub fn pause_hot(&mut self) {
+        for key in &mut self.keys {
+            key.hot_snapshot = true;
+            key.hot_rows = Vec::new();
+        }
+    }
+
     /// Number of entries that the queue for hot-metric has ever had, and of those taken from it.
     pub fn hot_progress(&self) -> (u64, u64) {
         (self.hot_queued, self.hot_taken)
@@ -61,7 +69,7 @@ fn meta(key: &KeyState, version: HotVersion) -> KeyMeta {
     KeyMeta {
         version,
         boundary_ns: key.boundary,
-        watermark_ns: key.watermark,
+        watermark_ns: key.shown_watermark(),
         counted: key.counters.counted(),
         pending: key.pending(),
         index_version: key.index_version,

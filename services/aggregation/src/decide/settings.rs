@@ -26,7 +26,7 @@ pub struct Settings {
     pub series_max: usize,
     /// Sequences remembered for a producer.
     pub dedup_sequences: usize,
-    /// Sequences remembered for all producers of a key.
+    /// Sequences remembered for all producers of a key; of one with many ranges of indexes, four ranges count as one.
     pub dedup_key_sequences: usize,
     /// Age at which a sequence is forgotten.
     pub dedup_age_ns: i64,
@@ -52,7 +52,7 @@ impl Default for Settings {
             state_rows_max: limits::STATE_ROWS_MAX,
             series_max: limits::SERIES_PER_TENANT_MAX,
             dedup_sequences: limits::DEDUP_SEQUENCES,
-            // 32 bytes each: one tenant's retry memory stays below 32 MB.
+            // 32 bytes each: one tenant's retry memory stays below 32 MB, whatever its requests look like.
             dedup_key_sequences: 1 << 20,
             dedup_age_ns: ns(limits::DEDUP_AGE),
             kept_producers_max: limits::KEPT_PRODUCERS_MAX,

@@ -159,6 +159,11 @@ impl Shard {
 
     /// Lets the watermarks of silent keys follow the clock. Only while the reader is at the tip.
     pub fn advance_idle(&mut self, now: i64) {
+        /// Some 32 MB. So many wait only when no epoch can be made durable for long: then nothing can be published either.
+        const DECISIONS_MAX: usize = 1 << 20;
+        if self.decisions.len() >= DECISIONS_MAX {
+            return;
+        }
         let target = now.saturating_sub(self.settings.lateness_ns);
         let target_start = self.settings.window.start_of(target);
         for index in 0..self.keys.len() {

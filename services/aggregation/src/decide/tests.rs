@@ -9,7 +9,6 @@ mod imports;
 pub(crate) mod oracle;
 mod properties;
 mod sim;
-mod speed;
 
 use bytes::Bytes;
 use tidegauge_core::event::{Dimensions, EventBatch, EventColumns, IndexRange, Mode, RequestId};

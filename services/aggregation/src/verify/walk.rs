@@ -167,7 +167,8 @@ impl Walk<'_> {
                     Err(error) => self.find(meta.path, error.to_string()),
                 }
             }
-            let open = state.dead_jobs(i64::MAX).into_iter().filter(|b| b.tenant == tenant && !written.contains(&b.epoch));
+            let open =
+                state.dead_jobs(i64::MAX).into_iter().filter(|b| b.tenant == tenant && !written.contains(&b.epoch));
             events += open.flat_map(|batch| batch.letters).map(|letter| letter.events).sum::<u64>();
             self.facts.dead.insert(tenant, events);
         }

@@ -23,6 +23,9 @@ use tonic::Status;
 /// Values and windows of one message: some 2 MB with long names.
 const ITEMS_PER_MESSAGE: usize = 10_000;
 
+/// Time for an answer: a commit of the largest message takes seconds on a slow disk. After it another stream is opened.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Answers of hot-metric.
 pub(crate) type Answers = BoxStream<'static, Result<pb::ApplyUpdatesResponse, Status>>;
 
@@ -158,7 +161,7 @@ async fn hold(
     let mut answers = connector.open(ReceiverStream::new(queue)).await?;
     let mut versions = Vec::new();
     loop {
-        match next(&mut answers).await? {
+        match answer(&mut answers).await? {
             Answer::Versions(part) => {
                 for held in part.versions {
                     let key = convert::key(&held.tenant_id, held.bucket).map_err(|e| End::Failed(e.to_string()))?;
@@ -177,8 +180,8 @@ async fn hold(
     loop {
         let push = tokio::select! {
             push = pushes.recv() => push.ok_or(End::Closed)?,
-            answer = next(&mut answers) => {
-                answer?;
+            unasked = next(&mut answers) => {
+                unasked?;
                 return Err(End::Failed("an answer came without a question".to_owned()));
             }
         };
@@ -188,13 +191,19 @@ async fn hold(
         for batch in batches(push.updates, push.snapshot_complete) {
             sequence += 1;
             send(Ask::Batch(pb::UpdateBatch { sequence, ..batch })).await?;
-            match next(&mut answers).await? {
+            match answer(&mut answers).await? {
                 Answer::Ack(ack) if ack.sequence == sequence => {}
                 _ => return Err(End::Failed(format!("batch {sequence} was not acknowledged"))),
             }
         }
         events.send(HotEvent::Acked(stream)).await.map_err(|_| End::Closed)?;
     }
+}
+
+/// The answer to a question that was asked.
+async fn answer(answers: &mut Answers) -> Result<pb::apply_updates_response::Step, End> {
+    let late = |_| End::Failed(format!("hot-metric has not answered for {} s", ANSWER_TIME_MAX.as_secs()));
+    tokio::time::timeout(ANSWER_TIME_MAX, next(answers)).await.map_err(late)?
 }
 
 async fn next(answers: &mut Answers) -> Result<pb::apply_updates_response::Step, End> {

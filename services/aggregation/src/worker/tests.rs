@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backends;
+mod clock;
 mod embedded;
 mod hot;
 mod lives;
+mod standstill;
+mod world;

@@ -124,6 +124,12 @@ impl Running {
         let mounts = [ingest.mounts(), hot.mounts(), query.mounts(), aggregation.mounts()];
         let builder = mounts.into_iter().flatten().fold(builder, ServerBuilder::mount);
         let server = builder.serve(listeners.grpc).map_err(|e| Failure::new(e.to_string()))?;
+        let stopped = aggregation.stopped_shards();
+        http.not_ready_if(move || {
+            // Without the reason: whoever can reach the port reads this.
+            let shard = stopped().first()?.to_string();
+            Some(format!("shard {shard} is stopped, see `tidegauge status` and the log"))
+        });
         http.set_ready(true);
         let (log, _locks) = (stores.log, stores.locks);
         Ok(Self { grpc, http_address, http, server, internal, ingest, aggregation, hot, query, log, _locks })

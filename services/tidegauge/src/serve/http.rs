@@ -2,8 +2,8 @@
 
 mod places;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,9 +24,26 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The running HTTP server.
 #[derive(Debug)]
 pub(super) struct Http {
-    ready: Arc<AtomicBool>,
+    ready: Arc<Ready>,
     ending: CancellationToken,
     task: JoinHandle<()>,
+}
+
+/// Whether requests should come here.
+#[derive(Default)]
+struct Ready {
+    is_up: AtomicBool,
+    /// Names what is broken for good.
+    broken: OnceLock<Broken>,
+}
+
+/// Names what is broken for good, if anything is.
+type Broken = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+impl std::fmt::Debug for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ready").field("is_up", &self.is_up).finish_non_exhaustive()
+    }
 }
 
 /// Installs the recorder of metrics; once a process.
@@ -40,13 +57,13 @@ pub(super) fn recorder() -> Outcome<PrometheusHandle> {
 impl Http {
     /// Serves; not ready yet.
     pub(super) fn start(listener: TcpListener, metrics: PrometheusHandle) -> Self {
-        let ready = Arc::new(AtomicBool::new(false));
+        let ready = Arc::<Ready>::default();
         let ending = CancellationToken::new();
         let is_ready = Arc::clone(&ready);
         let upkeep = metrics.clone();
         let app = Router::new()
             .route("/livez", get(|| async { "live\n" }))
-            .route("/readyz", get(move || std::future::ready(readiness(is_ready.load(Ordering::Acquire)))))
+            .route("/readyz", get(move || std::future::ready(readiness(&is_ready))))
             .route("/metrics", get(move || std::future::ready(exposition(&metrics))));
         let until = ending.clone();
         let task = tokio::spawn(async move {
@@ -70,7 +87,13 @@ impl Http {
 
     /// Says whether requests should come here.
     pub(super) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
+        self.ready.is_up.store(ready, Ordering::Release);
+    }
+
+    /// Asks, at every probe, whether something is broken for good: then requests should go elsewhere, and somebody look.
+    pub(super) fn not_ready_if(&self, broken: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        // Said once, by the composition.
+        let _ = self.ready.broken.set(Box::new(broken));
     }
 
     /// Stops; open requests may end within the time.
@@ -82,8 +105,14 @@ impl Http {
     }
 }
 
-fn readiness(ready: bool) -> impl IntoResponse {
-    if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+fn readiness(ready: &Ready) -> impl IntoResponse + use<> {
+    if !ready.is_up.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());
+    }
+    match ready.broken.get().and_then(|broken| broken()) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {what}\n")),
+    }
 }
 
 fn exposition(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
@@ -123,6 +152,10 @@ mod tests {
             assert!(get("GET", "/readyz").await.starts_with(&format!("HTTP/1.1 {code} ")), "ready: {ready}");
             assert!(get("GET", "/livez").await.starts_with("HTTP/1.1 200 "));
         }
+        http.set_ready(true);
+        http.not_ready_if(|| Some("shard 2 is stopped".to_owned()));
+        let broken = get("GET", "/readyz").await;
+        assert!(broken.starts_with("HTTP/1.1 503 ") && broken.ends_with("not ready: shard 2 is stopped\n"), "{broken}");
         assert!(get("GET", "/metrics").await.contains("tidegauge_test_total 7"));
         assert!(get("POST", "/livez").await.starts_with("HTTP/1.1 405 "));
         assert!(get("GET", "/").await.starts_with("HTTP/1.1 404 "));

@@ -124,6 +124,8 @@ impl Shard {
         reader.end()?;
         state.meta_dirty = false;
         state.cut_through = state.boundary;
+        state.prepared_watermark = state.watermark;
+        state.durable_watermark = state.watermark;
         self.by_key.insert(key, number);
         self.keys.push(state);
         Ok(())

@@ -61,6 +61,18 @@ impl Shard {
         changes.0
     }
 
+    /// The epoch of the last [`Shard::take_changes`] is durable.
+    pub fn prepared(&mut self) {
+        for index in 0..self.keys.len() {
+            let key = &mut self.keys[index];
+            let shown = key.shown_watermark();
+            key.durable_watermark = key.prepared_watermark;
+            if key.shown_watermark() != shown {
+                self.queue_hot(index);
+            }
+        }
+    }
+
     fn store_dead(&mut self, epoch: Epoch, changes: &mut Changes) {
         self.fresh_dead_bytes = 0;
         let mut batches: BTreeMap<_, (Vec<DeadLetter>, Vec<Bytes>)> = BTreeMap::new();
@@ -105,6 +117,7 @@ fn decisions_value(epoch: Epoch, decisions: &[Decision]) -> Writer {
 
 fn store_key(key: &mut KeyState, epoch: Epoch, changes: &mut Changes) {
     let number = key.number;
+    key.prepared_watermark = key.watermark;
     if std::mem::take(&mut key.meta_dirty) {
         changes.put(keyspace::KEYS, key_number(number), meta_value(key));
     }

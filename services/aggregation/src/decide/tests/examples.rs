@@ -19,7 +19,12 @@ fn counters(shard: &Shard) -> Counters {
 
 fn reasons(shard: &mut Shard) -> Vec<(DeadReason, u64)> {
     shard.take_changes(u64::MAX);
-    shard.dead_jobs(i64::MAX).iter().flat_map(|batch| &batch.letters).map(|letter| (letter.reason, letter.events)).collect()
+    shard
+        .dead_jobs(i64::MAX)
+        .iter()
+        .flat_map(|batch| &batch.letters)
+        .map(|letter| (letter.reason, letter.events))
+        .collect()
 }
 
 fn numbered(producer: u8, kept: bool, sequence: u64, events: u32, arrival: i64) -> EventBatch {
@@ -113,6 +118,36 @@ fn a_reused_sequence_is_dead() {
     process(&mut shard, &other);
     assert_eq!(counters(&shard), Counters { on_log: 5, on_time: 3, dead: 2, ..Counters::default() });
     assert_eq!(reasons(&mut shard), [(DeadReason::SequenceReused, 2)]);
+}
+
+/// Requests of which every other event was refused leave a range an event. They take the same memory as others do (I8): of
+/// fewer of them the single indexes are remembered, and what is older is set aside, not counted again.
+#[test]
+fn requests_with_many_holes_are_remembered_for_a_shorter_time() {
+    let mut shard = Shard::new(Settings { dedup_key_sequences: 10_000, ..settings() });
+    let holes = |sequence: u64| {
+        let mut record = numbered(1, false, sequence, 1_000, T0);
+        record.indexes = (0..1_000).map(|i| IndexRange { first: 2 * i, count: 1 }).collect();
+        record
+    };
+    for sequence in 1..=100 {
+        process(&mut shard, &holes(sequence));
+    }
+    assert_eq!(counters(&shard).on_time, 100_000);
+    process(&mut shard, &holes(100));
+    assert_eq!((counters(&shard).duplicates, counters(&shard).dead), (1_000, 0));
+    process(&mut shard, &holes(1));
+    assert_eq!((counters(&shard).duplicates, counters(&shard).dead), (1_000, 1_000));
+    // The same after a restart.
+    let entries = shard.take_changes(1).into_iter();
+    let mut entries: Vec<_> = entries.filter_map(|c| Some((c.keyspace, c.key, c.value?))).collect();
+    entries.sort();
+    let mut restored = Shard::restore(shard.settings().clone(), shard.ordinal(), &entries).unwrap();
+    for sequence in 101..=200 {
+        process(&mut restored, &holes(sequence));
+    }
+    process(&mut restored, &holes(150));
+    assert_eq!((counters(&restored).on_time, counters(&restored).dead), (200_000, 2_000));
 }
 
 /// Limits of producers: one more kept producer is refused, one more fresh one makes the most silent one forgotten.

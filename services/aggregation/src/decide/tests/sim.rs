@@ -132,6 +132,7 @@ impl Sim {
         }
         self.store(changes);
         (self.prepared, self.position) = (epoch, self.shard.ordinal() as usize);
+        self.shard.prepared();
         if crash == Some(Crash::AfterPrepare) {
             return self.restart();
         }
@@ -314,6 +315,8 @@ fn apply_hot(hot: &mut HashMap<Key, HotKey>, update: KeyUpdate, window_ns: i64) 
     assert!(known || update.replaces_windows, "a new key begins with a snapshot");
     assert!(update.meta.version > held.meta.version, "versions rise");
     assert!(update.meta.boundary_ns >= held.meta.boundary_ns || !known, "boundaries never go back");
+    assert!(update.meta.watermark_ns >= held.meta.watermark_ns || !known, "watermarks never go back");
+    assert!(update.meta.watermark_ns >= update.meta.boundary_ns, "what is published is closed");
     if update.replaces_windows {
         held.windows.clear();
     }

@@ -87,6 +87,7 @@ impl Session {
         // Without a report the task has failed; its end tells why.
         let Ok(report) = report else { return };
         self.progress.prepared = epoch.epoch;
+        self.shard.prepared();
         take_report(&mut self.shard, report, now);
         if let Some(goal) = epoch.boundary_goal.take() {
             let _ = goal.send(self.shard.hot_progress().0);

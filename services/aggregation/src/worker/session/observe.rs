@@ -6,7 +6,7 @@ use tidegauge_core::scope::TenantScope;
 
 use super::Session;
 use crate::decide::Counters;
-use crate::status::{KeyReport, ShardReport};
+use crate::status::{KeyReport, ShardReport, WorkerState};
 
 impl Session {
     /// The shard, and the keys of the scope.
@@ -23,7 +23,7 @@ impl Session {
             KeyReport {
                 key: state.key.clone(),
                 shard: self.context.shard,
-                watermark_ns: state.times().map(|(watermark, _)| watermark),
+                watermark_ns: state.times().map(|_| state.shown_watermark()),
                 boundary_ns: state.times().map(|(_, boundary)| boundary),
                 counters: state.counters,
                 pending: state.pending(),
@@ -55,6 +55,7 @@ impl Session {
 
     fn shard_report(&self) -> ShardReport {
         ShardReport {
+            state: WorkerState::Running,
             generation: self.lease.generation,
             prepared: self.progress.prepared,
             completed: self.progress.completed,

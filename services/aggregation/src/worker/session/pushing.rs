@@ -120,6 +120,7 @@ impl Session {
             HotEvent::Lost => {
                 let Pushing { met, target, .. } = self.pushing;
                 self.pushing = Pushing { met, target, ..Pushing::default() };
+                self.shard.pause_hot();
             }
         }
         Ok(())

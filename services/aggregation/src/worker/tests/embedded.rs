@@ -16,7 +16,7 @@ use tidegauge_embedded::log::{DiskReserve, EmbeddedLog, LogOptions};
 use tidegauge_lake::{object, paths};
 
 use super::hot::MemoryHot;
-use super::lives::{authority, options};
+use super::world::{authority, options};
 use crate::decide::tests::oracle::Oracle;
 use crate::decide::tests::{T0, batch, key, raw, request};
 use crate::options::Backends;

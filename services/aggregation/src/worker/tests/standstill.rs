@@ -1,0 +1,138 @@
+//! What stands still, and what must not for its sake.
+
+use std::time::Duration;
+
+use tidegauge_core::ShardId;
+use tidegauge_core::event::Mode;
+use tidegauge_core::log::{EventLog, NewRecord};
+use tidegauge_core::time::MINUTE_NS;
+
+use super::backends::Fuse;
+use super::world::{World, options};
+use crate::decide::tests::{T0, batch, key, raw};
+use crate::options::AggregationOptions;
+use crate::service::AggregationHandle;
+use crate::status::{KeyReport, WorkerState};
+
+/// One object that cannot be written holds up its own key: the other's boundary moves, the parked rows stay visible as
+/// live windows, and when the object can be written again everything is there once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_object_parks_its_key_alone() {
+    let mut world = World::new();
+    let (handle, stores) = world.start(Fuse::never(), options());
+    *stores.broken.lock().unwrap() = Some("aggregated/tenant_id=a/".to_owned());
+    world.send(0).await;
+    let parked = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            world.read();
+            let status = handle.status().await;
+            let of = |name: &str| status.keys.iter().find(|k| k.key == key(name)).cloned();
+            if let (Some(a), Some(b)) = (of("a"), of("b"))
+                && !a.parked.is_empty()
+                && b.state_rows == 0
+                && b.boundary_ns > a.boundary_ns
+            {
+                return a;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let parked = parked.await.unwrap();
+    assert!(parked.parked[0].contains("tenant_id=a"), "{parked:?}");
+    world.send(1).await;
+    // A process that restarts meanwhile parks again.
+    handle.drain().await;
+    let (handle, _) = world.start(Fuse::never(), options());
+    world.rest(&handle).await;
+    world.compare();
+    handle.drain().await;
+}
+
+/// I7: an object that nobody can read stops its key. However much that key is sent, the others of its shard go on, and
+/// what it has no room for is kept as dead letters. Mended, it goes on too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_key_does_not_fill_its_shard() {
+    const WINDOWS: i64 = 200;
+    let world = World::new();
+    let tight = AggregationOptions { state_rows_max: 60, ..options() };
+    let (handle, stores) = world.start(Fuse::never(), tight);
+    *stores.unreadable.lock().unwrap() = Some("aggregated/tenant_id=a/".to_owned());
+    let log = world.log.clone();
+    let append = async |name: &str, minutes: i64| {
+        let record = batch(&key(name), Mode::Backfill, T0, &[(0, T0 - minutes * MINUTE_NS, 1.0)]);
+        log.append(vec![NewRecord { key: key(name), payload: raw(&record) }]).await.unwrap();
+    };
+    let reached = async |what: &str, done: &dyn Fn(&KeyReport, &KeyReport) -> bool| {
+        let reached = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let keys = handle.status().await.keys;
+                if let [a, b] = keys.as_slice()
+                    && done(a, b)
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        if reached.await.is_err() {
+            panic!("{what}: {:#?}", handle.status().await);
+        }
+    };
+    append("b", 10).await;
+    append("a", 10).await;
+    reached("the key stops", &|a, _| a.stopped_because.is_some()).await;
+    for window in 0..WINDOWS {
+        append("a", 10 + window).await;
+        append("b", 10 + window).await;
+    }
+    let all = WINDOWS as u64 + 1;
+    reached("the other key is published", &|_, b| b.counters.backfilled == all && b.state_rows == 0).await;
+    reached("all is processed", &|a, _| a.counters.on_log == all && a.counters.dead > 0).await;
+    reached("the room is kept", &|a, _| a.state_rows <= 30).await;
+
+    *stores.unreadable.lock().unwrap() = None;
+    reached("the key goes on", &|a, _| a.stopped_because.is_none() && a.state_rows == 0).await;
+    append("a", 1_000).await;
+    reached("it counts again", &|a, _| a.counters.on_log == all + 1 && a.state_rows == 0).await;
+    handle.drain().await;
+    world.verify().await;
+}
+
+/// A worker that cannot go on says so, with the reason, to whoever asks and to probes; one that lost its disk for a moment
+/// begins again by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stopped_says_why() {
+    let mut world = World::new();
+    world.send(0).await;
+    let (first, _) = world.start(Fuse::never(), options());
+    world.rest(&first).await;
+    assert_eq!(first.status().await.shards[0].1.state, WorkerState::Running);
+    assert_eq!(first.stopped_shards()(), []);
+    first.drain().await;
+    let state = async |handle: &AggregationHandle, state: WorkerState| {
+        let reached = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let report = handle.status().await.shards.remove(0).1;
+                if report.state == state {
+                    return report;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        reached.await.unwrap()
+    };
+
+    let (cut_off, _) = world.start(Fuse::after(0), options());
+    let report = state(&cut_off, WorkerState::Retrying).await;
+    assert!(report.stopped_because.unwrap().contains("the process is dead"));
+    drop(cut_off);
+
+    // The state of another window length: nothing that time would mend.
+    let longer = AggregationOptions { window: Duration::from_secs(120), ..options() };
+    let (stopped, _) = world.start(Fuse::never(), longer);
+    let report = state(&stopped, WorkerState::Stopped).await;
+    assert!(report.stopped_because.unwrap().contains("the length cannot change"));
+    assert!(!report.quiescent);
+    assert_eq!(stopped.stopped_shards()(), [ShardId(0)]);
+    stopped.drain().await;
+}
