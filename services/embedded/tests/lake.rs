@@ -230,7 +230,7 @@ fn signal(ended: ExitStatus) -> Option<i32> {
 /// Runs this test executable again, as the process that is killed.
 fn child(root: &Path, role: &str, environment: &[(&str, &str)]) -> std::process::Child {
     Command::new(std::env::current_exe().expect("this executable"))
-        .args(["--exact", "as_child", "--nocapture", "--include-ignored"])
+        .args(["--exact", "as_child", "--nocapture"])
         .env("LAKE_ROLE", role)
         .env("LAKE_ROOT", root)
         .envs(environment.iter().copied())
@@ -240,9 +240,9 @@ fn child(root: &Path, role: &str, environment: &[(&str, &str)]) -> std::process:
         .expect("starts")
 }
 
-/// Not a test: what the killed process does.
+/// What the killed process does: [`child`] runs it alone, in a process of its own, and says by the environment what to do.
+/// Among the other tests it has nothing to do.
 #[tokio::test]
-#[ignore = "run by the other tests, in a process of its own"]
 async fn as_child() {
     let (Ok(role), Ok(root)) = (std::env::var("LAKE_ROLE"), std::env::var("LAKE_ROOT")) else {
         return;

@@ -166,23 +166,3 @@ fn dead_letters_read_what_they_write() {
     assert!(dead_letter::decode(damaged.into()).is_err());
     assert!(dead_letter::decode(encode(&[], &footer(1)).expect("encodes")).is_err(), "an object of another kind");
 }
-
-/// Prints what encoding and decoding an ordinary hour takes; for `--release`.
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::disallowed_methods, reason = "a measurement needs the clock")]
-fn measure() {
-    let rows = hour_rows(20);
-    let content = encode(&rows, &footer(1)).expect("encodes");
-    const ROUNDS: u32 = 500;
-    let start = std::time::Instant::now();
-    for _ in 0..ROUNDS {
-        std::hint::black_box(encode(std::hint::black_box(&rows), &footer(1)).expect("encodes"));
-    }
-    let encoded = start.elapsed() / ROUNDS;
-    let start = std::time::Instant::now();
-    for _ in 0..ROUNDS {
-        std::hint::black_box(decode(content.clone()).expect("decodes"));
-    }
-    println!("{} rows, {} bytes: encode {encoded:?}, decode {:?}", rows.len(), content.len(), start.elapsed() / ROUNDS);
-}
