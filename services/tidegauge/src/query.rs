@@ -3,10 +3,11 @@
 mod output;
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tidegauge_client::ClientError;
 use tidegauge_client::proto::freshness::v1::Freshness;
+use tidegauge_client::{Client, ClientError};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
 use tidegauge_proto::convert::time::timestamp_ns;
@@ -17,6 +18,10 @@ use crate::units::{counted, readable};
 
 /// Times that a query is run again after the data changed under it, before anything was written.
 const TRIES: usize = 5;
+/// Pause between two tries when the server names none.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Flags of `query`.
 #[derive(Clone, Debug, Args)]
@@ -66,35 +71,58 @@ pub(crate) async fn run(args: QueryArgs) -> Outcome {
     let mut tries = TRIES;
     loop {
         tries -= 1;
-        let answer = if args.allow_partial { client.query_partial(&sql).await } else { client.query(&sql).await };
-        let mut result = match answer {
-            Ok(result) => result,
-            Err(error) if tries > 0 && aborted(&error) => continue,
-            Err(error) => return Err(sql_failure(error)),
-        };
-        let mut writer = output::Writer::new(args.output, &result.schema())?;
-        let outcome = loop {
-            match result.next_batch().await {
-                Ok(Some(batch)) => writer.write(&batch)?,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+        match answer(&client, &sql, &args).await? {
+            Ended::Whole(rows, freshness) => {
+                let took = Duration::from_nanos(clock.monotonic_ns() - start_ns);
+                let freshness = freshness_text(freshness, clock.wall_ns());
+                eprintln!("{} in {}{freshness}", counted(rows, "row"), readable(took));
+                return Ok(());
             }
-        };
-        match outcome {
-            Err(error) if tries > 0 && aborted(&error) && !writer.has_written() => continue,
-            Err(error) => return Err(sql_failure(error)),
-            Ok(()) => {}
+            Ended::Moved(error) if tries == 0 => return Err(sql_failure(error)),
+            Ended::Moved(error) => {
+                let mut pause = tokio::time::interval(error.retry_after().unwrap_or(PAUSE).min(PAUSE_MAX));
+                pause.tick().await;
+                pause.tick().await;
+            }
         }
-        let rows = writer.finish()?;
-        let took = std::time::Duration::from_nanos(clock.monotonic_ns() - start_ns);
-        eprintln!(
-            "{} in {}{}",
-            counted(rows, "row"),
-            readable(took),
-            freshness_text(result.freshness(), clock.wall_ns())
-        );
-        return Ok(());
     }
+}
+
+/// How a try ended.
+enum Ended {
+    /// So many rows were written.
+    Whole(u64, Option<Freshness>),
+    /// The data changed under the query, and nothing was written.
+    Moved(ClientError),
+}
+
+async fn answer(client: &Client, sql: &str, args: &QueryArgs) -> Outcome<Ended> {
+    let answer = if args.allow_partial { client.query_partial(sql).await } else { client.query(sql).await };
+    let mut result = match answer {
+        Ok(result) => result,
+        Err(error) if aborted(&error) => return Ok(Ended::Moved(error)),
+        Err(error) => return Err(sql_failure(error)),
+    };
+    // Made with the first batch: some forms begin with a header, and a header must not go out twice.
+    let mut writer = None;
+    loop {
+        match result.next_batch().await {
+            Ok(Some(batch)) => match &mut writer {
+                Some(writer) => output::Writer::write(writer, &batch)?,
+                none => none.insert(output::Writer::new(args.output, &result.schema())?).write(&batch)?,
+            },
+            Ok(None) => break,
+            Err(error) if aborted(&error) && !writer.as_ref().is_some_and(output::Writer::has_written) => {
+                return Ok(Ended::Moved(error));
+            }
+            Err(error) => return Err(sql_failure(error)),
+        }
+    }
+    let writer = match writer {
+        Some(writer) => writer,
+        None => output::Writer::new(args.output, &result.schema())?,
+    };
+    Ok(Ended::Whole(writer.finish()?, result.freshness()))
 }
 
 fn aborted(error: &ClientError) -> bool {
@@ -116,7 +144,7 @@ pub(crate) fn freshness_text(freshness: Option<Freshness>, now_ns: i64) -> Strin
     let Some(freshness) = freshness else { return String::new() };
     let mut text = match freshness.complete_through.as_ref().and_then(timestamp_ns) {
         Some(through) => {
-            let age = std::time::Duration::from_nanos(u64::try_from(now_ns - through).unwrap_or(0));
+            let age = Duration::from_nanos(u64::try_from(now_ns - through).unwrap_or(0));
             format!("; in the lake up to {} ({} ago), live after it", rfc3339(through), readable(age))
         }
         None => "; nothing published yet, all live".to_owned(),
