@@ -83,8 +83,14 @@ pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
 pub const HOT_PUSH_INTERVAL_MIN: Duration = Duration::from_millis(5);
 /// Longest time a change waits for its push while the previous one is acknowledged.
 pub const HOT_PUSH_INTERVAL_MAX: Duration = Duration::from_millis(20);
-/// Updates buffered for one watcher; one that is slower is told how many it missed.
-pub const WATCH_BUFFER: usize = 1_024;
+/// Latest changes kept for the watchers of one tenant, some seconds of a busy one; a watcher that falls behind further is
+/// told how many it missed.
+pub const WATCH_CHANGES: usize = 65_536;
+/// Watchers of one tenant: each change is encoded for each of them.
+pub const WATCHERS_PER_TENANT: usize = 1_000;
+/// Calls from outside that hold the live windows of one tenant in memory, each all that waits to be published; a caller
+/// that reads is done with them soon.
+pub const LIVE_READS_PER_TENANT: usize = 8;
 /// Entries of one page of a list.
 pub const PAGE_SIZE_MAX: usize = 1_000;
 /// Entries of a page when the caller names no size.

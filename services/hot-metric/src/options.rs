@@ -26,11 +26,9 @@ pub struct HotMetricOptions {
 impl Default for HotMetricOptions {
     fn default() -> Self {
         Self {
-            // Some seconds of a busy tenant, 5 MB.
-            watch_changes: 64 * limits::WATCH_BUFFER,
-            watchers_per_tenant: 1_000,
-            // Each may be the size of all that waits to be published; a caller that reads is done with it soon.
-            live_reads_per_tenant: 8,
+            watch_changes: limits::WATCH_CHANGES,
+            watchers_per_tenant: limits::WATCHERS_PER_TENANT,
+            live_reads_per_tenant: limits::LIVE_READS_PER_TENANT,
             assembly_items: limits::STATE_ROWS_MAX + limits::SERIES_PER_TENANT_MAX,
             waiting_items: 65_536,
             takeover_wait: Duration::from_secs(5),

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use tidegauge_core::{ErrorKind, Permission, ServiceError};
 use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -22,13 +22,15 @@ const PERMISSIONS: &[(&str, Permission)] = &[("Check", Permission::Public), ("Wa
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
     serving: watch::Sender<Arc<HashMap<String, bool>>>,
+    /// Ends the watches, once they have said what is served last.
+    ending: CancellationToken,
 }
 
 impl Board {
     /// A board on which the server and these services are in service.
     pub(crate) fn new<'a>(services: impl Iterator<Item = &'a str>) -> Self {
         let all = std::iter::once("").chain(services).map(|name| (name.to_owned(), true)).collect();
-        Self { serving: watch::Sender::new(Arc::new(all)) }
+        Self { serving: watch::Sender::new(Arc::new(all)), ending: CancellationToken::new() }
     }
 
     pub(crate) fn set(&self, service: &str, serving: bool) {
@@ -37,8 +39,10 @@ impl Board {
         });
     }
 
-    pub(crate) fn set_all(&self, serving: bool) {
-        self.serving.send_modify(|all| Arc::make_mut(all).values_mut().for_each(|one| *one = serving));
+    /// Nothing is in service any more: tells the watches, and ends them.
+    pub(crate) fn end(&self) {
+        self.serving.send_modify(|all| Arc::make_mut(all).values_mut().for_each(|one| *one = false));
+        self.ending.cancel();
     }
 
     pub(crate) fn mount(&self) -> Mount {
@@ -70,11 +74,36 @@ impl Health for Board {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let name = request.into_inner().service;
-        let mut last = None;
-        let changes = WatchStream::new(self.serving.subscribe())
-            .map(move |all| answer(all.get(&name).copied()))
-            .filter(move |now| std::future::ready(last.replace(now.status) != Some(now.status)))
-            .map(Ok);
+        let watching = Watching { name, last: None, serving: self.serving.subscribe(), ending: self.ending.clone() };
+        let changes = futures::stream::unfold(watching, |mut watching| async {
+            let now = watching.next().await?;
+            Some((Ok(now), watching))
+        });
         Ok(Response::new(Box::pin(changes)))
+    }
+}
+
+/// One watch of a service.
+struct Watching {
+    name: String,
+    last: Option<i32>,
+    serving: watch::Receiver<Arc<HashMap<String, bool>>>,
+    ending: CancellationToken,
+}
+
+impl Watching {
+    /// What is so now, if it is not what was told last; otherwise what comes next. Nothing once the server drains.
+    async fn next(&mut self) -> Option<HealthCheckResponse> {
+        loop {
+            let now = answer(self.serving.borrow_and_update().get(&self.name).copied());
+            if self.last.replace(now.status) != Some(now.status) {
+                return Some(now);
+            }
+            tokio::select! {
+                biased;
+                changed = self.serving.changed() => changed.ok()?,
+                () = self.ending.cancelled() => return None,
+            }
+        }
     }
 }

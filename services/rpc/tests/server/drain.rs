@@ -64,6 +64,7 @@ async fn a_drain_ends_everything_in_time() {
     let drain = tokio::spawn(server.handle.drain(Duration::from_secs(2)));
     soon(draining.cancelled()).await;
     assert_eq!(soon(health.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(soon(health.message()).await.unwrap().is_none(), "a watch of health does not hold up the drain");
     assert!(soon(polite.message()).await.unwrap().is_none(), "ended by its handler, with OK");
     let ended = soon(stubborn.message()).await.unwrap_err();
     assert_eq!(reason(&ended), (Code::Unavailable, "CONNECTION_ENDING".into()));
