@@ -168,9 +168,9 @@ impl ServerHandle {
     /// Stops taking calls from outside, lets those in flight finish, and returns when all have ended or `within` is
     /// over.
     ///
-    /// Health says NOT_SERVING, its watches end, and [`ServerHandle::draining`] is cancelled; the listener closes and connections get
-    /// GOAWAY; after three quarters of the time open calls end with UNAVAILABLE and RetryInfo; at its end connections
-    /// are dropped. The in-memory channel stays, because services drain after this, over it:
+    /// Health says NOT_SERVING, its watches end, and [`ServerHandle::draining`] is cancelled; the listener closes and
+    /// connections get GOAWAY; after three quarters of the time open calls end with UNAVAILABLE and RetryInfo; at its end
+    /// connections are dropped. The in-memory channel stays, because services drain after this, over it:
     /// [`InternalChannel::close`] ends it.
     pub async fn drain(mut self, within: Duration) {
         self.board.end();
