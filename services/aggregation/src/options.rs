@@ -39,6 +39,9 @@ pub struct AggregationOptions {
     pub read_bytes: usize,
     /// Objects replaced at once.
     pub parallel_objects: usize,
+    /// Series of a key from which on its objects are large: making one takes a tenth of a second and more of a processor,
+    /// so that is done aside, one at a time, and not on a thread that others wait for.
+    pub large_key_series: usize,
     /// How long a commit waits for hot-metric before it goes on without it.
     pub hot_wait_max: Duration,
     /// Where a test wants the process to die.
@@ -62,6 +65,7 @@ impl Default for AggregationOptions {
             read_bytes: 512 << 10,
             // More writers gain little: the file system's journal commits one file after another (ceilings).
             parallel_objects: 4,
+            large_key_series: 4_096,
             hot_wait_max: Duration::from_secs(30),
             crash_at: None,
         }

@@ -12,7 +12,7 @@ use tidegauge_proto::aggregation::v1 as pb;
 use tidegauge_proto::aggregation::v1::aggregation_service_server::{AggregationService, AggregationServiceServer};
 use tidegauge_proto::convert::time::timestamp;
 use tidegauge_rpc::{InternalChannel, Mount};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status as RpcStatus};
 
@@ -66,6 +66,7 @@ impl Aggregation {
     ) -> Result<AggregationHandle, StartError> {
         let settings = options.settings()?;
         let shards = backends.log.shards();
+        let large = Arc::new(Semaphore::new(1));
         let crash = Arc::new(CrashCounter::new(options.crash_at));
         let workers = (0..shards).map(|shard| {
             let context = Arc::new(Context {
@@ -79,6 +80,7 @@ impl Aggregation {
                 authority: authority.clone(),
                 crash: crash.clone(),
                 cache: RowCache::new(CACHE_BYTES),
+                large: large.clone(),
                 report: Default::default(),
                 draining: Default::default(),
             });

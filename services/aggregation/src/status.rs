@@ -62,7 +62,7 @@ pub struct KeyReport {
     pub pending: u64,
     /// Rows in memory.
     pub state_rows: u64,
-    /// Objects whose replacement keeps failing.
+    /// Objects whose replacement keeps failing, the first eight and how many more.
     pub parked: Vec<String>,
     /// Why the key is stopped.
     pub stopped_because: Option<String>,

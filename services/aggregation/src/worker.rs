@@ -27,7 +27,7 @@ use tidegauge_core::clock::Clock;
 use tidegauge_core::scope::{SystemAuthority, TenantScope};
 use tidegauge_core::{Ordinal, ShardId};
 use tidegauge_lake::apply::RowCache;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::crash::CrashCounter;
 use crate::decide::{RestoreError, Settings};
@@ -49,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) crash: Arc<CrashCounter>,
     /// Decoded objects that the last epochs wrote.
     pub(crate) cache: RowCache,
+    /// Lets one large object be made at a time in this process.
+    pub(crate) large: Arc<Semaphore>,
     /// Last known state, for when the worker cannot answer.
     pub(crate) report: Mutex<ShardReport>,
     /// The worker was told to end: a session that fails is the last one.

@@ -70,6 +70,8 @@ pub struct ApplyJob {
     pub epoch: Epoch,
     /// Ordinal for the footers.
     pub ordinal: Ordinal,
+    /// Series of the key: how large its objects may be.
+    pub series: usize,
     /// The rows.
     pub hours: Vec<OutputHour>,
 }
@@ -247,6 +249,7 @@ impl Shard {
             key: key.key.clone(),
             epoch: outbox.epoch,
             ordinal: outbox.ordinal,
+            series: key.series.all.len(),
             hours: outbox.hours.clone(),
         })
         .collect()

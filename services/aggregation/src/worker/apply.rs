@@ -1,13 +1,14 @@
 //! Step 2 of the commit protocol: outputs into the lake. Repeating it changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 use tidegauge_core::Key;
 use tidegauge_core::ids::{Epoch, LineageId, Ordinal};
 use tidegauge_core::lake::StoreError;
 use tidegauge_core::time::Day;
-use tidegauge_lake::apply::{ApplyError, Part, Target, apply_parts};
+use tidegauge_lake::apply::{Part, Target, apply_parts};
 use tidegauge_lake::dead_letter;
 use tidegauge_lake::index::{self, IndexEntry};
 use tidegauge_lake::{AggregatedRow, Footer, ObjectError, SCHEMA_VERSION, paths};
@@ -35,7 +36,7 @@ pub(super) struct ApplyReport {
 
 /// Applies outputs: all objects, then the hour indexes; dead letters beside them. A failure concerns its key only.
 pub(super) async fn apply(
-    context: &Context,
+    context: &Arc<Context>,
     standing: Standing,
     jobs: &[ApplyJob],
     dead: Vec<DeadBatch>,
@@ -46,7 +47,11 @@ pub(super) async fn apply(
     let objects = stream::iter(places.collect::<Vec<_>>()).map(|(job, hour)| async move {
         let outputs = &jobs[job];
         let hour = &outputs.hours[hour];
-        let applied = apply_hour(context, standing, outputs, hour).await;
+        let applied = if outputs.series < context.options.large_key_series {
+            apply_hour(context, standing, &outputs.key, outputs.epoch, hour).await
+        } else {
+            apply_large_hour(context, standing, outputs, hour).await
+        };
         context.crash.reached(CrashStep::AfterObject);
         (job, hour.hour.day(), applied)
     });
@@ -77,7 +82,7 @@ pub(super) async fn apply(
 
     let mut report = ApplyReport::default();
     for (place, job) in jobs.iter().enumerate() {
-        let result = failures.remove(&place).map_or(Ok(()), Err);
+        let result = failures.remove(&place).map_or(Ok(()), |failure| Err(named(failure)));
         if let Err(failure) = &result {
             tracing::warn!(key = %job.key, parked = ?failure.parked, stopped = ?failure.stopped, "outputs are parked");
         }
@@ -93,10 +98,26 @@ pub(super) async fn apply(
     report
 }
 
+/// As [`apply_hour`], on a thread that may be busy for long: a large tenant does not hold up the others' calls (I7).
+async fn apply_large_hour(
+    context: &Arc<Context>,
+    standing: Standing,
+    job: &ApplyJob,
+    hour: &OutputHour,
+) -> Result<IndexEntry, ApplyFailure> {
+    let _permit = context.large.acquire().await;
+    let (own, key, epoch, hour) = (Arc::clone(context), job.key.clone(), job.epoch, hour.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let work = move || runtime.block_on(apply_hour(&own, standing, &key, epoch, &hour));
+    let applied = tokio::task::spawn_blocking(work).await;
+    applied.unwrap_or_else(|error| Err(ApplyFailure { parked: vec![format!("{}: {error}", job.key)], stopped: None }))
+}
+
 async fn apply_hour(
     context: &Context,
     standing: Standing,
-    job: &ApplyJob,
+    key: &Key,
+    epoch: Epoch,
     hour: &OutputHour,
 ) -> Result<IndexEntry, ApplyFailure> {
     let window_ns = context.settings.window.ns();
@@ -111,17 +132,17 @@ async fn apply_hour(
             revision: 0,
         })
         .collect();
-    let tenant = context.authority.tenant(&job.key.tenant);
+    let tenant = context.authority.tenant(&key.tenant);
     let footer = Footer {
         lineage: standing.lineage,
         epoch: standing.epoch,
         ordinal: standing.ordinal,
         generation: standing.generation,
-        key: job.key.clone(),
+        key: key.clone(),
         schema_version: SCHEMA_VERSION,
     };
-    let target = Target { tenant: &tenant, bucket: job.key.bucket, hour: hour.hour };
-    let parts = [Part { epoch: job.epoch, rows: &rows }];
+    let target = Target { tenant: &tenant, bucket: key.bucket, hour: hour.hour };
+    let parts = [Part { epoch, rows: &rows }];
     let lake = context.backends.lake.as_ref();
     match apply_parts(lake, Some(&context.cache), &target, &parts, &footer).await {
         Ok(applied) => {
@@ -132,18 +153,25 @@ async fn apply_hour(
         Err(error) => {
             metrics::counter!("tidegauge_aggregation_object_failures_total").increment(1);
             let stopped = error.stops_key().then(|| error.to_string());
-            Err(ApplyFailure { parked: vec![format!("{}: {}", target.path(), cause(&error))], stopped })
+            Err(ApplyFailure { parked: vec![format!("{}: {error}", target.path())], stopped })
         }
     }
-}
-
-fn cause(error: &ApplyError) -> String {
-    error.to_string()
 }
 
 fn join(failure: &mut ApplyFailure, other: ApplyFailure) {
     failure.parked.extend(other.parked);
     failure.stopped = failure.stopped.take().or(other.stopped);
+}
+
+/// A failure that names a few objects: history of many years lies in a hundred thousand, and status must be answered.
+fn named(mut failure: ApplyFailure) -> ApplyFailure {
+    const NAMED: usize = 8;
+    let others = failure.parked.len().saturating_sub(NAMED);
+    if others > 0 {
+        failure.parked.truncate(NAMED);
+        failure.parked.push(format!("and {others} more"));
+    }
+    failure
 }
 
 /// Makes lost hour indexes from the lake, so that no answer is short.
@@ -177,4 +205,21 @@ async fn put_dead(context: &Context, standing: Standing, batch: &DeadBatch) -> R
     let path = paths::dead_letter_object(Some(&tenant), context.shard, standing.lineage, batch.epoch);
     let content = dead_letter::encode(&dead_letters::letters(context.shard, batch))?;
     Ok(dead_letter::put(context.backends.lake.as_ref(), &path, content).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many objects cannot be written, a few are named, and the number of the others.
+    #[test]
+    fn a_failure_names_a_few_objects() {
+        let failure = |count: usize| {
+            let parked = (0..count).map(|at| at.to_string()).collect();
+            named(ApplyFailure { parked, stopped: None }).parked
+        };
+        assert_eq!(failure(8).len(), 8);
+        let many = failure(100_000);
+        assert_eq!((many.len(), many[8].as_str()), (9, "and 99992 more"));
+    }
 }

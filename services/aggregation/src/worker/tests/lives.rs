@@ -64,9 +64,11 @@ async fn dying_at_any_operation_loses_and_doubles_nothing() {
 async fn a_series_of_deaths_under_load() {
     let mut world = World::new();
     world.hot.batches_per_stream = Some(3);
+    // Every object is made as a large one is.
+    let large = AggregationOptions { large_key_series: 0, ..options() };
     for round in 0..40 {
         let fuse = Fuse::after(3 + (round as i64 * 37) % 90);
-        let (handle, _) = world.start(fuse.clone(), options());
+        let (handle, _) = world.start(fuse.clone(), large.clone());
         for part in 0..3 {
             world.send(3 * round + part).await;
             for _ in 0..20 {
