@@ -154,13 +154,34 @@ def another_tenant_is_refused(server: Server, token: str, events: int) -> None:
 def duckdb_reads_the_lake(server: Server, token: str, events: int) -> None:
     files = f"{server.data_dir}/lake/aggregated/*/*/*/*/*/*.parquet"
     types = "{'tenant_id': VARCHAR, 'year': INTEGER, 'month': INTEGER, 'day': INTEGER, 'hour': INTEGER}"
-    sql = R6.replace("dashboard_metrics", f"read_parquet('{files}', hive_partitioning = true, hive_types = {types})")
+    table = f"read_parquet('{files}', hive_partitioning = true, hive_types = {types})"
     ours = list(csv.reader(server.run("query", "-o", "csv", R6, token=token).splitlines()))[1:]
-    theirs = duckdb.sql(sql).fetchall()
-    assert len(ours) == len(theirs) == 48, (len(ours), len(theirs))
-    assert sum(int(row[2]) for row in ours) == sum(row[2] for row in theirs) == events
-    average = {(row[0], float(row[2])): float(row[3]) for row in ours if row[0] == "cpu"}
-    assert average, ours[:3]
+    ours = {(metric, hour): (int(total), float(average)) for metric, hour, total, average in ours}
+    theirs = duckdb.sql(R6.replace("dashboard_metrics", table)).fetchall()
+    theirs = {(metric, hour.isoformat()): (total, average) for metric, hour, total, average in theirs}
+    assert ours.keys() == theirs.keys() and len(ours) == 48, (list(ours)[:3], list(theirs)[:3])
+    for key, (total, average) in ours.items():
+        assert total == theirs[key][0] and abs(average - theirs[key][1]) <= 1e-9 * abs(average), (key, ours[key])
+    for form in ("3", "'03'"):
+        found = duckdb.sql(f"SELECT SUM(event_count) FROM {table} WHERE month = {form}").fetchone()[0]
+        assert found == events, (form, found)
+
+
+def tools_find_the_table(server: Server, token: str, events: int) -> None:
+    """What BI tools ask first: catalogs, schemas, tables, columns."""
+    with connect(server, token) as connection:
+        (catalog,) = connection.adbc_get_objects(depth="all").read_all().to_pylist()
+        (schema,) = catalog["catalog_db_schemas"]
+        (table,) = schema["db_schema_tables"]
+        names = [catalog["catalog_name"], schema["db_schema_name"], table["table_name"], table["table_type"]]
+        assert names == ["tidegauge", "public", "dashboard_metrics", "TABLE"], names
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT * FROM dashboard_metrics LIMIT 1")
+            columns = cursor.fetch_arrow_table().schema
+        assert [column["column_name"] for column in table["table_columns"]] == columns.names
+        assert connection.adbc_get_table_schema("dashboard_metrics").equals(columns)
+        assert connection.adbc_get_table_types() == ["TABLE"]
+        assert connection.adbc_get_info()["vendor_name"] == "Tidegauge"
 
 
 def cli_loads_csv(server: Server, token: str, events: int) -> None:
@@ -197,6 +218,7 @@ CHECKS = [
     basic_authentication_works,
     another_tenant_is_refused,
     duckdb_reads_the_lake,
+    tools_find_the_table,
     cli_loads_csv,
 ]
 
