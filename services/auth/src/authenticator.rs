@@ -300,10 +300,15 @@ impl Watched {
         path: Option<&Path>,
         read: impl FnOnce() -> Result<T, AuthError>,
     ) -> Option<T> {
-        let read = || {
+        let read = || -> Result<_, AuthError> {
             let now = look(path)?;
             let unchanged = self.look == now && now.is_none_or(|look| look.settled(wall_ns));
-            if unchanged { Ok(None) } else { read().map(|value| Some((now, value))) }
+            if unchanged {
+                return Ok(None);
+            }
+            let value = read()?;
+            // Half a list is a list as well, and would take tenants away: what is being written is read at the next look.
+            Ok((look(path)? == now).then_some((now, value)))
         };
         match read() {
             Ok(None) => {
@@ -360,5 +365,25 @@ fn effective(claim: &TenantClaim, principal: &Principal, rules: Option<&Rules>) 
             let ruled = rules.of(&principal.name);
             GrantedTenants::only(tenants.iter().filter(|tenant| ruled.binary_search(tenant).is_ok()).cloned().collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a file which is written while it is read counts only when it is whole.
+    #[test]
+    fn a_file_in_the_making_is_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rules.csv");
+        std::fs::write(&path, "half").expect("writable");
+        let mut watched = Watched::default();
+        let changing = watched.renew(0, Some(&path), || {
+            std::fs::write(&path, "half and half").expect("writable");
+            Ok("half")
+        });
+        assert_eq!(changing, None);
+        assert_eq!(watched.renew(0, Some(&path), || Ok("whole")), Some("whole"));
     }
 }
