@@ -33,6 +33,7 @@ pub use channel::ClientOptions;
 pub use client::{Client, MessageStream};
 pub use columns::{ColumnsBuilder, EventRef};
 pub use error::{ClientError, Obstacle, RefusedField, ServerError};
+pub use producer::stalls::Stalls;
 pub use producer::{Ack, Batch, Producer, ProducerOptions, Ticket, Totals};
 pub use query::QueryResult;
 

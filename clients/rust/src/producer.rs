@@ -1,6 +1,7 @@
 //! The producer: batches over one stream, many in flight, each counted exactly once.
 
 mod driver;
+pub(crate) mod stalls;
 mod window;
 
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use tidegauge_proto::limits;
 use tidegauge_proto::raw::RawPublishStreamRequest;
 use tidegauge_proto::raw::encode::{ColumnParts, publish_stream_request};
 use tidegauge_proto::stream::v1::{EventColumns, Mode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::driver::{Driver, Pending, Shared, now};
+use self::stalls::Stalls;
 use self::window::Window;
 use crate::channel::Authorized;
 use crate::columns::ColumnsBuilder;
@@ -178,6 +180,7 @@ pub struct Producer {
     bytes: Arc<Semaphore>,
     batches: mpsc::Sender<Pending>,
     shared: Arc<Shared>,
+    stalls: watch::Receiver<Option<stalls::Stall>>,
     task: JoinHandle<()>,
 }
 
@@ -199,6 +202,7 @@ impl Producer {
         let bytes_slots = u32::try_from(options.in_flight_bytes.div_ceil(BYTES_UNIT).max(1)).unwrap_or(u32::MAX);
         // Every batch in it holds a slot, so sending to it never waits.
         let (batches, receiver) = mpsc::channel(in_flight);
+        let (stalls, stalls_seen) = watch::channel(None);
         let driver = Driver {
             channel,
             batches: receiver,
@@ -207,6 +211,7 @@ impl Producer {
             window: Window::default(),
             closed: false,
             stalled_since: None,
+            stalls,
             attempts: 0,
         };
         Self {
@@ -219,6 +224,7 @@ impl Producer {
             bytes: Arc::new(Semaphore::new(bytes_slots as usize)),
             batches,
             shared,
+            stalls: stalls_seen,
             task: tokio::spawn(driver.run()),
         }
     }
@@ -318,6 +324,11 @@ impl Producer {
     /// Sums so far.
     pub fn totals(&self) -> Totals {
         self.shared.totals()
+    }
+
+    /// The stalls of this producer, for telling somebody why nothing moves while it retries.
+    pub fn stalls(&self) -> Stalls {
+        Stalls::new(self.stalls.clone())
     }
 
     /// Flushes and ends the stream.

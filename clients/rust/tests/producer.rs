@@ -73,6 +73,22 @@ async fn batches_survive_refusals_and_breaks() {
     assert!(server.streams() >= 4);
 }
 
+/// A stall is told once, with the server's reason, to who asks for stalls of that length; it ends with the producer.
+#[tokio::test]
+async fn stalls_are_told() {
+    let server = Server::start([vec![Step::RefuseForNow, Step::Hold]]).await;
+    let mut producer = client(&server).await.producer(options());
+    let (mut stalls, mut patient) = (producer.stalls(), producer.stalls());
+    let ticket = producer.send(batch(0)).await.unwrap();
+    let reason = stalls.next(Duration::ZERO).await.unwrap();
+    assert_eq!(reason.code(), Some(Code::ResourceExhausted), "{reason}");
+    server.release();
+    ticket.ack().await.unwrap();
+    producer.close().await.unwrap();
+    assert!(stalls.next(Duration::ZERO).await.is_none(), "told once");
+    assert!(patient.next(Duration::from_secs(3_600)).await.is_none(), "too short to be told");
+}
+
 /// A batch that is refused for good fails alone; what follows it goes on.
 #[tokio::test]
 async fn a_refused_batch_fails_alone() {

@@ -7,6 +7,7 @@ mod data;
 mod freshness;
 mod histogram;
 mod ingest;
+mod neighbours;
 mod query;
 mod report;
 mod server;
@@ -24,6 +25,8 @@ pub(crate) enum BenchCommand {
     Query(query::QueryArgs),
     /// Time from publishing an event to a watcher that sees it
     Freshness(freshness::FreshnessArgs),
+    /// Times of a quiet tenant, alone and beside one that sends all it may
+    Neighbours(neighbours::NeighboursArgs),
 }
 
 /// What all benchmarks share.
@@ -52,5 +55,6 @@ pub(crate) async fn run(command: BenchCommand) -> Outcome {
         BenchCommand::Ingest(args) => ingest::run(args).await,
         BenchCommand::Query(args) => query::run(args).await,
         BenchCommand::Freshness(args) => freshness::run(args).await,
+        BenchCommand::Neighbours(args) => neighbours::run(args).await,
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::stalls::{Stall, StallSender};
 use super::window::Window;
 use super::{Ack, Totals};
 use crate::channel::Authorized;
@@ -69,6 +70,8 @@ pub(super) struct Driver {
     pub(super) closed: bool,
     /// Since when nothing gets through.
     pub(super) stalled_since: Option<Instant>,
+    /// The same for whoever watches.
+    pub(super) stalls: StallSender,
     pub(super) attempts: u32,
 }
 
@@ -94,8 +97,7 @@ impl Driver {
                 match self.batches.recv().await {
                     Some(batch) => {
                         // Whatever failed while there was nothing to send says nothing about this batch.
-                        self.stalled_since = None;
-                        self.attempts = 0;
+                        self.stall_ends();
                         self.window.push(batch.sequence, batch);
                     }
                     None => return,
@@ -132,10 +134,18 @@ impl Driver {
 
     fn check_stall(&mut self, error: &ClientError) -> Result<(), ClientError> {
         let since = *self.stalled_since.get_or_insert_with(now);
+        self.stalls.send_replace(Some(Stall { since, error: error.clone() }));
         if since.elapsed() < self.retry_for {
             return Ok(());
         }
         Err(ClientError::GaveUp { after: since.elapsed(), last: Box::new(error.clone()) })
+    }
+
+    fn stall_ends(&mut self) {
+        self.attempts = 0;
+        if self.stalled_since.take().is_some() {
+            self.stalls.send_replace(None);
+        }
     }
 
     /// Ends the producer: every batch gets the failure.
@@ -235,8 +245,7 @@ impl Driver {
 
     fn settle(&mut self, sequence: u64, result: Result<PublishResponse, ClientError>) -> Result<(), ClientError> {
         let batch = self.window.answered(sequence).map_err(|found| out_of_order(sequence, found.expected))?;
-        self.stalled_since = None;
-        self.attempts = 0;
+        self.stall_ends();
         let result = result.map(|response| Ack {
             sequence,
             events: batch.events,

@@ -11,6 +11,8 @@ use crate::failure::{Doing as _, Failure, Outcome};
 
 /// Tenant of the benchmarks.
 pub(super) const TENANT: &str = "bench";
+/// Another tenant, where a benchmark needs one.
+pub(super) const NEIGHBOUR: &str = "bench-neighbour";
 
 /// A server and how to reach it.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ impl Server {
                 "1d",
                 "--tenant",
                 TENANT,
+                "--tenant",
+                NEIGHBOUR,
                 "--data-dir",
             ])
             .arg(&data_dir)
@@ -89,10 +93,18 @@ impl Server {
     /// # Errors
     /// When the server does not accept.
     pub(super) async fn connect(&self) -> Outcome<Client> {
+        self.connect_as(TENANT).await
+    }
+
+    /// A new connection, for a tenant.
+    ///
+    /// # Errors
+    /// When the server does not accept.
+    pub(super) async fn connect_as(&self, tenant: &str) -> Outcome<Client> {
         let options = ClientOptions {
             endpoint: self.endpoint.clone(),
             token: Some(self.token.clone()),
-            tenant: Some(TENANT.to_owned()),
+            tenant: Some(tenant.to_owned()),
             ..ClientOptions::default()
         };
         Ok(Client::connect(options).await?)

@@ -54,6 +54,13 @@ pub(crate) enum Report {
         /// What it said.
         reason: String,
     },
+    /// Nothing of this tenant gets through for a while; it is tried again.
+    Waiting {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// What the server, or the line to it, says.
+        error: ClientError,
+    },
     /// The load cannot go on.
     Broken(ClientError),
 }
@@ -121,6 +128,8 @@ pub(crate) struct Ledger {
     pub(crate) sequences: HashMap<String, u64>,
     segments: VecDeque<Resume>,
     shown: u64,
+    /// Why nothing moves, as last told.
+    waits: Option<(Option<tonic::Code>, String)>,
 }
 
 impl Ledger {
@@ -144,6 +153,16 @@ impl Ledger {
             sequences: done.sequences,
             segments: VecDeque::new(),
             shown: 0,
+            waits: None,
+        }
+    }
+
+    /// Tells why nothing moves; once for all tenants that wait for the same.
+    fn waiting(&mut self, tenant: &str, error: &ClientError) {
+        let reason = (error.code(), error.reason().unwrap_or_default().to_owned());
+        if self.waits.as_ref() != Some(&reason) {
+            self.progress.say(&format!("waiting and trying again: {error} (tenant {tenant})"));
+            self.waits = Some(reason);
         }
     }
 
@@ -168,12 +187,14 @@ impl Ledger {
                     }
                     self.refused_tenants.entry(tenant).or_insert(reason);
                 }
+                Report::Waiting { tenant, error } => self.waiting(&tenant, &error),
                 Report::Broken(error) => {
                     broken.get_or_insert(error);
                 }
                 Report::Durable { tenant, sequence, accepted, rejected, line_bytes } => {
                     self.accepted += accepted;
                     self.rejected += rejected.len() as u64;
+                    self.waits = None;
                     self.progress.done(line_bytes, accepted);
                     for (place, reason) in &rejected {
                         self.refuse(*place, reason)?;

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tidegauge_client::proto::ingest::v1::RejectedEvent;
-use tidegauge_client::{Ack, Client, ClientError, Mode, ProducerOptions};
+use tidegauge_client::{Ack, Client, ClientError, Mode, ProducerOptions, Stalls};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -21,6 +22,9 @@ const IN_FLIGHT: usize = 8;
 const WAITING: usize = 2;
 /// Tenants with an open stream; beyond it the one used least recently is closed.
 const LANES_MAX: usize = 64;
+
+/// A stall that lasts this long is told; quotas make shorter ones all the time.
+const STALL_TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// What a lane needs to know.
 #[derive(Debug)]
@@ -148,6 +152,8 @@ impl LaneTask {
             in_flight: IN_FLIGHT,
             ..ProducerOptions::default()
         });
+        let telling =
+            tokio::spawn(tell_stalls(producer.stalls(), Arc::clone(&self.tenant), self.shared.reports.clone()));
         let mut on_the_way = FuturesOrdered::new();
         loop {
             tokio::select! {
@@ -171,6 +177,7 @@ impl LaneTask {
         while let Some((sent, answer)) = on_the_way.next().await {
             self.answered(sent, answer).await;
         }
+        telling.abort();
     }
 
     async fn answered(&mut self, sent: Sent, answer: Result<Ack, ClientError>) {
@@ -203,6 +210,15 @@ impl LaneTask {
     async fn report(&self, report: Report) {
         // The ledger leaves only when the load ends early; then nobody wants to know.
         let _ = self.shared.reports.send(report).await;
+    }
+}
+
+/// Reports each stall of a lane until the lane ends.
+async fn tell_stalls(mut stalls: Stalls, tenant: Arc<str>, reports: mpsc::Sender<Report>) {
+    while let Some(error) = stalls.next(STALL_TOLD_AFTER).await {
+        if reports.send(Report::Waiting { tenant: Arc::clone(&tenant), error }).await.is_err() {
+            return;
+        }
     }
 }
 
