@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tidegauge_proto::aggregation::v1::ShardState;
 use tidegauge_tests::events::{live, series};
 use tidegauge_tests::{Server, ServerOptions, client};
 
@@ -49,6 +50,71 @@ async fn a_log_that_ends_before_its_checkpoint_is_refused() {
     let server = Server::start(folder.path(), &ServerOptions::quick());
     let ours = client(&server, &token, Some("tenant-001")).await;
     assert_eq!(crate::counted(&ours).await.expect("an answer").counted, 10_000);
+}
+
+/// One shard whose state is damaged stands still, and says so: to probes, to an operator with the reason, to a reader
+/// without it. The others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_shard_says_so_and_the_others_go_on() {
+    let tenants: Vec<String> = (0..8).map(|number| format!("tenant-{number:03}")).collect();
+    let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start(folder.path(), &ServerOptions::quick());
+    let (admin, reader) = (server.token("admin", "admin", &names), server.token("reader", "reader", &names));
+    let mut shards = Vec::new();
+    for tenant in &names {
+        let ours = client(&server, &admin, Some(tenant)).await;
+        ours.publish(live(1, 1, series("cpu", 10, now_ns()))).await.expect("taken");
+        published(&ours).await;
+        shards.push(ours.status().await.expect("a status").keys[0].shard);
+    }
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+    let broken = shards[0];
+    let whole = shards.iter().position(|shard| *shard != broken).expect("eight tenants lie in several shards");
+
+    let state = folder.path().join(format!("state/shard-{broken:04}"));
+    for file in fs::read_dir(&state).expect("the shard's state").flatten() {
+        if file.file_name() != "manifest" {
+            let mut bytes = fs::read(file.path()).expect("a file of the state");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(file.path(), bytes).expect("writable");
+        }
+    }
+    let server = Server::start(folder.path(), &ServerOptions::quick());
+    let ours = client(&server, &admin, Some(names[whole])).await;
+    let stopped = tidegauge_tests::wait::until("the shard to be stopped", || async {
+        let status = ours.status().await.map_err(|e| e.to_string())?;
+        let found = status.shards.iter().find(|shard| shard.state() == ShardState::Stopped).cloned();
+        found.ok_or_else(|| format!("{status:?}"))
+    })
+    .await;
+    assert_eq!(stopped.shard, broken);
+    assert!(stopped.stopped_because.contains(&state.display().to_string()), "{stopped:?}");
+    let told = client(&server, &reader, Some(names[whole])).await.status().await.expect("a status");
+    assert_eq!(told.shards[broken as usize].state(), ShardState::Stopped);
+    assert_eq!(told.shards[broken as usize].stopped_because, "", "paths are the operator's business");
+    let probe = probe(&server.http, "/readyz").await;
+    assert!(probe.starts_with("HTTP/1.1 503 ") && probe.contains(&format!("shard {broken} is stopped")), "{probe}");
+
+    ours.publish(live(1, 2, series("cpu", 5, now_ns()))).await.expect("taken");
+    tidegauge_tests::wait::until("the other shard's tenant", || async {
+        let found = crate::counted(&ours).await.map_err(|e| e.to_string())?;
+        if found.counted == 15 { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
+async fn probe(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let mut io = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    io.write_all(request.as_bytes()).await.expect("open");
+    let mut answer = String::new();
+    io.read_to_string(&mut answer).await.expect("text");
+    answer
 }
 
 /// A file without the zeros that are written ahead.

@@ -151,7 +151,8 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         };
         let note = match (key.stopped_because.as_str(), key.parked_objects.len()) {
             ("", 0) => String::new(),
-            ("", parked) => format!("{parked} objects cannot be written"),
+            ("", parked @ 1..=8) => format!("{parked} objects cannot be written"),
+            ("", _) => "many objects cannot be written".to_owned(),
             (reason, _) => format!("STOPPED: {reason}"),
         };
         keys.row([
