@@ -119,7 +119,7 @@ impl Writer {
         let written = self.write(&jobs, bytes);
         self.shard.queue.release_all(&jobs);
         self.shard.meter.queue_bytes.decrement(bytes as f64);
-        self.shard.full.store(matches!(&written, Err(Failure::Refused(Refusal::Full(_)))), Ordering::Release);
+        self.note_room(&written);
         match written {
             Ok(()) => {
                 let mut position = self.end;
@@ -156,6 +156,22 @@ impl Writer {
                 }
                 Err(reason)
             }
+        }
+    }
+
+    /// Remembers whether there was room, and tells the operator when that changes.
+    fn note_room(&self, written: &Result<(), Failure>) {
+        let full = match written {
+            Err(Failure::Refused(Refusal::Full(what))) => Some(what),
+            _ => None,
+        };
+        if self.shard.full.swap(full.is_some(), Ordering::AcqRel) == full.is_some() {
+            return;
+        }
+        let shard = self.shard.id.0;
+        match full {
+            Some(what) => tracing::warn!(shard, what, "the log has no room: events are refused until there is some"),
+            None => tracing::info!(shard, "the log has room again"),
         }
     }
 
