@@ -1,5 +1,6 @@
 //! End-to-end tests on the real process. One executable, because each links a lot; one module a concern.
 
+mod cli;
 mod damage;
 mod demo;
 mod disk;

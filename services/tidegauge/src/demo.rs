@@ -26,6 +26,7 @@ use crate::serve::listen::Listeners;
 use crate::serve::logging;
 use crate::serve::signals::Signals;
 use crate::settings::{self, Settings};
+use crate::tell::tell;
 use crate::units::Span;
 
 /// Tenant of this machine's measurements.
@@ -33,8 +34,16 @@ const LOCAL: &str = "local";
 /// How long the demo's credentials are valid.
 const TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge demo
+  tidegauge demo --plain --for 1m > demo.txt
+
+Where a port is in use, another one is taken and named; the lines that are printed for copying fit it.";
+
 /// Arguments of `demo`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct DemoArgs {
     /// Directory of the demo's data; it is kept
     #[arg(long, default_value = "./tidegauge-data", value_name = "DIR")]
@@ -47,10 +56,14 @@ pub(crate) struct DemoArgs {
     plain: bool,
 }
 
-/// Settings of the demo: the server's own, with what was closed published after seconds, so that history shows soon.
+/// Settings of the demo: the server's own, with what was closed published after seconds, so that history shows soon. Its
+/// clients speak plaintext on this machine and bring credentials of their own, whatever a settings file says.
 fn demo_settings(data_dir: &Path) -> Outcome<Settings> {
     let mut settings = Settings::read(&settings::load(None)?)?;
     settings.server.data_dir = data_dir.display().to_string();
+    settings.server.tls_certificate = Default::default();
+    settings.server.tls_key = Default::default();
+    settings.auth.rules_file = Default::default();
     settings.publish.interval = Span(Duration::from_secs(10));
     Ok(settings)
 }
@@ -60,13 +73,13 @@ fn demo_settings(data_dir: &Path) -> Outcome<Settings> {
 /// # Errors
 /// When the server does not start or a credential cannot be made.
 pub(crate) async fn run(args: DemoArgs) -> Outcome {
-    eprintln!("data directory: {}", args.data_dir.display());
+    tell(format_args!("data directory: {}", args.data_dir.display()));
     let settings = demo_settings(&args.data_dir)?;
     let mut signals = Signals::take()?;
     logging::start(if args.plain { "warn" } else { "error" }, "text")?;
     let listeners = Listeners::bind_or_other(&settings.server.grpc, &settings.server.http).await?;
     let mut running = Running::start(&settings, listeners).await?;
-    eprintln!("server: gRPC {}, HTTP {}", running.grpc(), running.http());
+    tell(format_args!("server: gRPC {}, HTTP {}", running.grpc(), running.http()));
 
     let tokens = Tokens::make(&args.data_dir)?;
     let endpoint = format!("http://{}", running.grpc());
@@ -97,15 +110,17 @@ pub(crate) async fn run(args: DemoArgs) -> Outcome {
             }
         }
     }
-    eprintln!("\nstopping; the data stays in {}", args.data_dir.display());
+    tell(format_args!("\nstopping; the data stays in {}", args.data_dir.display()));
     stop.cancel();
     while let Some(ended) = feeds.join_next().await {
         if let Ok(Err(failure)) = ended {
-            eprintln!("{failure}");
+            tell(failure);
         }
     }
-    running.drain(limits::DRAIN_TIME_MAX).await;
-    Ok(())
+    tokio::select! {
+        _ = running.drain(limits::DRAIN_TIME_MAX) => Ok(()),
+        _ = signals.next() => Err(Failure::new("ended without drain; the next start repeats what is missing")),
+    }
 }
 
 async fn end_of_time(time: Option<Span>) {

@@ -1,10 +1,12 @@
 //! `tidegauge emit`: one event from flags, or events as NDJSON on standard input.
 
-use std::io::BufRead as _;
+mod lines;
+
+use std::time::Duration;
 
 use clap::Args;
 use tidegauge_client::proto::ingest::v1::{Event, PublishRequest, PublishResponse};
-use tidegauge_client::{Client, Mode};
+use tidegauge_client::{Client, ClientError, Mode};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::limits;
 use tidegauge_core::time::parse_rfc3339;
@@ -12,14 +14,28 @@ use tidegauge_proto::convert::time::timestamp;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::load::{json, scan};
-use crate::units::counted;
+use crate::tell::tell;
+use crate::units::readable;
+
+/// Pause before a request is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Times that a request is sent while the server cannot take it for now.
+const TRIES: u32 = 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge emit --metric room.temperature --value 21.5 --dimension room=kitchen
+  tidegauge emit --metric room.temperature --value 19 --time 2026-03-02T07:08:09Z --backfill
+  tail -f events.ndjson | tidegauge emit
+
+A line on standard input is
+  {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
+   \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}";
 
 /// Flags of `emit`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct EmitArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Metric; without it events are read from standard input, one JSON event a line
     #[arg(long, value_name = "NAME", requires = "value")]
     metric: Option<String>,
@@ -27,20 +43,22 @@ pub(crate) struct EmitArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "NUMBER", requires = "metric")]
     value: Option<f64>,
     /// Dimension; may be given several times
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "K=V", requires = "metric")]
     dimension: Vec<String>,
     /// Event time, ISO 8601 [default: now]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", requires = "metric")]
     time: Option<String>,
     /// Event type
-    #[arg(long, value_name = "TYPE", default_value = "measurement")]
+    #[arg(long, value_name = "TYPE", default_value = "measurement", requires = "metric")]
     event_type: String,
     /// Name of the emitter
-    #[arg(long, value_name = "NAME", default_value = "tidegauge-emit")]
+    #[arg(long, value_name = "NAME", default_value = "tidegauge-emit", requires = "metric")]
     source: String,
     /// Send as history, which moves no watermark
     #[arg(long)]
     backfill: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Publishes and says what became of it.
@@ -49,25 +67,36 @@ pub(crate) struct EmitArgs {
 /// When an event was refused.
 pub(crate) async fn run(args: EmitArgs) -> Outcome {
     let mode = if args.backfill { Mode::Backfill } else { Mode::Live };
-    match (&args.metric, args.value) {
-        (Some(metric), Some(value)) => {
-            let event = one(&args, metric, value)?;
-            let client = args.connect.connect().await?;
-            let answer = publish(&client, vec![event], mode).await?;
-            let refused = refusals(&answer, |_| "the event".to_owned());
-            if refused > 0 {
-                return Err(Failure::new("the event was refused"));
-            }
-            eprintln!("1 event durable");
-            Ok(())
-        }
-        _ => lines(&args, mode).await,
+    let (Some(metric), Some(value)) = (&args.metric, args.value) else {
+        return lines::run(&args.connect.connect().await?, mode).await;
+    };
+    let now_ns = SystemClock::default().wall_ns();
+    let event = one(&args, metric, value, now_ns)?;
+    let age = age(&event, now_ns);
+    let client = args.connect.connect().await?;
+    let answer = publish(&client, vec![event], mode).await??;
+    if lines::tell_refusals(&answer, |_| "the event".to_owned()) > 0 {
+        return Err(Failure::new("the event was refused"));
     }
+    tell("1 event durable");
+    if mode == Mode::Live && age > limits::LATENESS_HORIZON {
+        tell(format_args!(
+            "note: it is {} old, and LIVE events far behind their tenant's newest become dead letters, which \
+             `tidegauge status` counts; history is sent with --backfill",
+            readable(age)
+        ));
+    }
+    Ok(())
 }
 
-fn one(args: &EmitArgs, metric: &str, value: f64) -> Outcome<Event> {
+fn age(event: &Event, now_ns: i64) -> Duration {
+    let time_ns = event.timestamp.as_ref().and_then(tidegauge_proto::convert::time::timestamp_ns).unwrap_or(now_ns);
+    Duration::from_nanos(u64::try_from(now_ns.saturating_sub(time_ns)).unwrap_or(0))
+}
+
+fn one(args: &EmitArgs, metric: &str, value: f64, now_ns: i64) -> Outcome<Event> {
     let time_ns = match &args.time {
-        None => SystemClock::default().wall_ns(),
+        None => now_ns,
         Some(text) => parse_rfc3339(text).ok_or_else(|| {
             Failure::usage(format!("--time {text:?} is no ISO 8601 time such as 2026-03-02T07:08:09Z"))
         })?,
@@ -93,80 +122,9 @@ fn one(args: &EmitArgs, metric: &str, value: f64) -> Outcome<Event> {
     })
 }
 
-/// Reads standard input to its end; batches go out as they fill, and at the end.
-async fn lines(args: &EmitArgs, mode: Mode) -> Outcome {
-    let client = args.connect.connect().await?;
-    let mut times = scan::TimeCache::default();
-    let (mut batch, mut places) = (Vec::new(), Vec::new());
-    let (mut accepted, mut refused) = (0, 0);
-    let mut tenant: Option<String> = None;
-    for (number, line) in (1_u64..).zip(std::io::stdin().lock().lines()) {
-        let line = line.doing(format_args!("standard input, line {number}"))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        match json::parse(&line, &mut times) {
-            Err(reason) => {
-                eprintln!("line {number}: {reason}");
-                refused += 1;
-            }
-            Ok(event) => {
-                // A request is for one tenant: the file's tenant chooses, unless a flag did.
-                if !batch.is_empty() && tenant.as_deref() != Some(&*event.tenant) {
-                    send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused))
-                        .await?;
-                }
-                tenant = Some(event.tenant.to_string());
-                places.push(number);
-                batch.push(Event {
-                    tenant_id: event.tenant.to_string(),
-                    event_type: event.event_type.to_string(),
-                    timestamp: Some(timestamp(event.time_ns)),
-                    metric_name: event.metric.to_string(),
-                    metric_value: event.value,
-                    dimensions: event.dimensions.pairs().into_iter().collect(),
-                    source: event.source.to_string(),
-                    version: event.version.to_string(),
-                });
-            }
-        }
-        if batch.len() == limits::EVENTS_PER_REQUEST_MAX {
-            send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused)).await?;
-        }
-    }
-    send(&client, tenant.as_deref(), &mut batch, &mut places, mode, (&mut accepted, &mut refused)).await?;
-    eprintln!("{} durable", counted(accepted, "event"));
-    if refused > 0 {
-        return Err(Failure::new(format!("{} refused", counted(refused, "event"))));
-    }
-    Ok(())
-}
-
-async fn send(
-    client: &Client,
-    tenant: Option<&str>,
-    batch: &mut Vec<Event>,
-    places: &mut Vec<u64>,
-    mode: Mode,
-    (accepted, refused): (&mut u64, &mut u64),
-) -> Outcome {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    let events = std::mem::take(batch);
-    let answer = match tenant {
-        Some(tenant) if client.options().tenant.is_none() => publish(&client.for_tenant(tenant)?, events, mode).await?,
-        _ => publish(client, events, mode).await?,
-    };
-    *accepted += u64::from(answer.accepted);
-    *refused +=
-        refusals(&answer, |index| places.get(index as usize).map_or_else(String::new, |line| format!("line {line}")));
-    places.clear();
-    Ok(())
-}
-
-/// Sends with an identity of its own, so that a retry below could not count twice.
-async fn publish(client: &Client, events: Vec<Event>, mode: Mode) -> Outcome<PublishResponse> {
+/// Sends with an identity of its own, so that a retry could not count twice; tries again while the server only cannot take
+/// it for now.
+async fn publish(client: &Client, events: Vec<Event>, mode: Mode) -> Outcome<Result<PublishResponse, ClientError>> {
     let mut producer_id = [0; 16];
     getrandom::fill(&mut producer_id).doing("random numbers")?;
     // The first byte 0xFF is reserved for derived identities.
@@ -178,13 +136,13 @@ async fn publish(client: &Client, events: Vec<Event>, mode: Mode) -> Outcome<Pub
         events,
         columns: None,
     };
-    Ok(client.publish(request).await?)
-}
-
-fn refusals(answer: &PublishResponse, place: impl Fn(u32) -> String) -> u64 {
-    for event in &answer.rejected {
-        let message = crate::text_table::printable(&event.message);
-        eprintln!("{}: {}: {message} ({})", place(event.index), event.field, event.reason);
+    let mut pace = tokio::time::interval(RETRY_PAUSE);
+    pace.tick().await;
+    for _ in 1..TRIES {
+        match client.publish(request.clone()).await {
+            Err(error) if error.is_retryable() => pace.tick().await,
+            answer => return Ok(answer),
+        };
     }
-    answer.rejected.len() as u64
+    Ok(client.publish(request).await)
 }

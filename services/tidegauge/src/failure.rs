@@ -36,6 +36,12 @@ impl Failure {
         self
     }
 
+    /// Adds a line that tells what to do, unless there is one: what is known closer to the cause is better advice.
+    #[must_use]
+    pub(crate) fn or_hint(self, hint: impl Into<String>) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     /// What the process exits with.
     pub(crate) fn code(&self) -> u8 {
         self.code

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::tell::tell;
 use crate::units::{counted, readable, short};
 use csv::CsvOptions;
 use identity::Identity;
@@ -49,14 +50,27 @@ const TENANTS_SHOWN_MAX: usize = 5;
 /// Reports between the lanes and the ledger.
 const REPORTS_WAITING: usize = 1_024;
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge load events.ndjson
+  tidegauge load --live --tenant acme replay.ndjson
+  tidegauge load cpu.csv --tenant acme --metric cpu --dimension host=web-1
+  tidegauge load sales.csv --tenant acme --time-column day --time-format %d.%m.%Y --value-column net --value-column gross
+  tidegauge load events.ndjson --rejects refused.ndjson
+
+A line of NDJSON is
+  {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
+   \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
+What is loaded is durable at once; SQL shows it after the next cut (setting publish.interval, a minute).
+Exit code: 0 if every line was taken, 1 if not, 2 for a wrong call.";
+
 /// Flags of `load`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
     /// Files of events: NDJSON (one JSON event a line), or CSV (name ends in .csv, or --time-column is given)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Send as measurements of now instead of as history: for replaying a stream in its order
     #[arg(long)]
     live: bool,
@@ -74,6 +88,8 @@ pub(crate) struct LoadArgs {
     progress: ProgressMode,
     #[command(flatten)]
     csv: CsvArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Flags for CSV files.
@@ -160,16 +176,50 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
         return Err(Failure::usage("--state and --rejects are for one file, but several were given"));
     }
     let formats = args.files.iter().map(|file| args.format(file)).collect::<Outcome<Vec<_>>>()?;
+    args.files.iter().try_for_each(|file| must_be_loadable(file))?;
     let client = args.connect.connect().await?;
     let mut refused = false;
     for (file, format) in args.files.iter().zip(formats) {
-        refused |= !load_file(&args, &client, file, format).await.map_err(|e| e.context(file.display()))?;
+        refused |= !load_file(&args, &client, file, format).await?;
     }
     if refused && !args.allow_rejects {
         return Err(Failure::new("not every line was taken")
             .hint("--rejects FILE keeps the refused lines; --allow-rejects makes this a success"));
     }
     Ok(())
+}
+
+/// First bytes of files that are not lines of text, and what to say about them.
+const NOT_LINES: [(&[u8], &str, &str); 5] = [
+    (b"\x1F\x8B", "compressed with gzip", "gunzip it first"),
+    (b"\x28\xB5\x2F\xFD", "compressed with zstd", "decompress it first with zstd -d"),
+    (b"BZh", "compressed with bzip2", "bunzip2 it first"),
+    (b"PK\x03\x04", "a zip archive", "unzip it first"),
+    (b"PAR1", "Parquet", "write it as NDJSON or CSV first, with DuckDB for example"),
+];
+
+/// A file that cannot be loaded is named before the first one is: a load is read twice and resumed, so it needs files.
+fn must_be_loadable(file: &Path) -> Outcome {
+    use std::io::Read as _;
+
+    let named = |problem: &str| Failure::new(format!("{}: {problem}", file.display()));
+    let as_lines = "what comes through a pipe is sent with `tidegauge emit`, or written to a file first";
+    let metadata = match std::fs::metadata(file) {
+        Err(error) if file.as_os_str() == "-" => return Err(named(&error.to_string()).hint(as_lines)),
+        metadata => metadata.doing(file.display())?,
+    };
+    if metadata.is_dir() {
+        return Err(named("is a directory").hint("name the files in it"));
+    }
+    if !metadata.is_file() {
+        return Err(named("is no regular file").hint(as_lines));
+    }
+    let mut first = Vec::new();
+    File::open(file).and_then(|opened| opened.take(8).read_to_end(&mut first)).doing(file.display())?;
+    match NOT_LINES.into_iter().find(|(magic, ..)| first.starts_with(magic)) {
+        Some((_, what, advice)) => Err(named(&format!("is {what}")).hint(advice)),
+        None => Ok(()),
+    }
 }
 
 /// Loads a file; whether every line was taken.
@@ -182,7 +232,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     let earlier = StateFile::read(&state_path, &header)?;
     let (state, done) = match resume::decide(client, &header, earlier, &*clock).await {
         Some(done) => {
-            eprintln!("{}: resuming after {}", file.display(), counted(done.accepted, "event"));
+            tell(format_args!("{}: resuming after {}", file.display(), counted(done.accepted, "event")));
             (StateFile::append_to(&state_path)?, done)
         }
         None => (StateFile::create(&state_path, &header)?, state::Done::default()),
@@ -190,7 +240,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
 
     let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes)).transpose()?;
     let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, Arc::clone(&clock));
-    let source = File::open(file).doing("open")?;
+    let source = File::open(file).doing(file.display())?;
     let (resume, durable) = (done.resume.clone(), done.sequences.clone());
     let mut ledger = Ledger::new(source, state, rejects, done, progress);
 
@@ -204,7 +254,8 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     let mut together = Vec::new();
     while reports.recv_many(&mut together, REPORTS_WAITING).await > 0 {
         if let Err(failure) = ledger.take(std::mem::take(&mut together)) {
-            return Err(failure.hint("what is durable is remembered: the same command goes on from there"));
+            let again = "what is durable is remembered: the same command goes on from there";
+            return Err(failure.context(file.display()).or_hint(again));
         }
     }
     sending.await.doing("sending")?;
@@ -225,7 +276,7 @@ fn read_aside(
     steps: mpsc::Sender<Step>,
 ) -> tokio::task::JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
-        let described = |text: String| eprintln!("{}: {text}", file.display());
+        let described = |text: String| tell(format_args!("{}: {text}", file.display()));
         reader::read(&file, &format, &from, described, |step| steps.blocking_send(step).is_ok())
     })
 }
@@ -276,6 +327,39 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     if let Some(tenants) = &refused {
         parts.push(format!("{} of {tenants} not sent", counted(unsent, "event")));
     }
-    eprintln!("{}: {}", file.display(), parts.join(", "));
+    tell(format_args!("{}: {}", file.display(), parts.join(", ")));
     Ok(rejected == 0 && unreadable == 0 && refused.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not lines of text is named with a way out, before anything is sent.
+    #[test]
+    fn what_cannot_be_loaded_is_named() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        for good in [write("a.ndjson", b"{}"), write("empty.ndjson", b""), write("a.csv", b"timestamp,value\n")] {
+            must_be_loadable(&good).unwrap();
+        }
+        let gzip = write("a.ndjson.gz", b"\x1F\x8B\x08\x00");
+        let (missing, pipe) = (folder.path().join("nope.ndjson"), PathBuf::from("/dev/null"));
+        let cases = [
+            (gzip, "gunzip"),
+            (write("a.parquet", b"PAR1\x15\x04"), "Parquet"),
+            (folder.path().to_owned(), "directory"),
+            (pipe, "tidegauge emit"),
+            (missing, "No such file"),
+        ];
+        for (file, word) in cases {
+            let refused = must_be_loadable(&file).unwrap_err().to_string();
+            let name = file.display().to_string();
+            assert!(refused.contains(word) && refused.matches(&name).count() == 1, "{refused}");
+        }
+    }
 }

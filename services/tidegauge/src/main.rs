@@ -12,6 +12,8 @@ mod serve;
 mod settings;
 mod status;
 mod stdout;
+mod tell;
+mod terminal;
 mod text_table;
 mod units;
 mod verify;
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            tell::tell(&failure);
             ExitCode::from(failure.code())
         }
     }
@@ -87,5 +89,29 @@ fn run(cli: Cli) -> Outcome {
         Command::Verify(args) => client()?.block_on(verify::run(args)),
         Command::Demo(args) => client()?.block_on(demo::run(args)),
         Command::Bench(command) => client()?.block_on(bench::run(command)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// A command's own flags stand apart from those about the server, and every command is shown at work.
+    #[test]
+    fn help_is_in_order() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands() {
+            let name = command.get_name();
+            for argument in command.get_arguments().filter(|argument| argument.get_help_heading() == Some("Server")) {
+                let flag = argument.get_id().as_str();
+                assert!(["endpoint", "token", "tenant", "ca"].contains(&flag), "{name}: --{flag}");
+            }
+            let has_commands_below = ["token", "key", "bench", "help"].contains(&name);
+            assert!(has_commands_below || command.get_after_help().is_some(), "{name} has no examples");
+        }
     }
 }

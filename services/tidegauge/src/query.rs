@@ -11,9 +11,11 @@ use tidegauge_client::{Client, ClientError};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
 use tidegauge_proto::convert::time::timestamp_ns;
+use tonic::Code;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::tell::tell;
 use crate::units::{counted, readable};
 
 /// Times that a query is run again after the data changed under it, before anything was written.
@@ -23,20 +25,33 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// What every question begins with.
+const TABLE: &str = "\
+The table is dashboard_metrics, one row a tenant, metric and minute: tenant_id, window_start, window_end, metric_name,
+event_count, avg_value, sum_value, min_value, max_value, last_value, last_time, late_count, revision, year, month, day, hour.
+Times are UTC.";
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge query \"SELECT * FROM dashboard_metrics ORDER BY window_start DESC LIMIT 20\"
+  tidegauge query -o csv \"SELECT metric_name, SUM(event_count) FROM dashboard_metrics GROUP BY metric_name\" > counts.csv
+  tidegauge query - < report.sql";
+
 /// Flags of `query`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{TABLE}"))]
 pub(crate) struct QueryArgs {
     /// One SELECT; - reads it from standard input
     #[arg(value_name = "SQL")]
     sql: String,
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Form of the result; json gives one object a line, arrow an IPC stream
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
     output: Form,
     /// Answer with what is there when a part of the data is unreachable
     #[arg(long)]
     allow_partial: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Form of a result.
@@ -75,10 +90,10 @@ pub(crate) async fn run(args: QueryArgs) -> Outcome {
             Ended::Whole(rows, freshness) => {
                 let took = Duration::from_nanos(clock.monotonic_ns() - start_ns);
                 let freshness = freshness_text(freshness, clock.wall_ns());
-                eprintln!("{} in {}{freshness}", counted(rows, "row"), readable(took));
+                tell(format_args!("{} in {}{freshness}", counted(rows, "row"), readable(took)));
                 return Ok(());
             }
-            Ended::Moved(error) if tries == 0 => return Err(sql_failure(error)),
+            Ended::Moved(error) if tries == 0 => return Err(sql_failure(error, &sql)),
             Ended::Moved(error) => {
                 let mut pause = tokio::time::interval(error.retry_after().unwrap_or(PAUSE).min(PAUSE_MAX));
                 pause.tick().await;
@@ -101,7 +116,7 @@ async fn answer(client: &Client, sql: &str, args: &QueryArgs) -> Outcome<Ended> 
     let mut result = match answer {
         Ok(result) => result,
         Err(error) if aborted(&error) => return Ok(Ended::Moved(error)),
-        Err(error) => return Err(sql_failure(error)),
+        Err(error) => return Err(sql_failure(error, sql)),
     };
     // Made with the first batch: some forms begin with a header, and a header must not go out twice.
     let mut writer = None;
@@ -115,7 +130,7 @@ async fn answer(client: &Client, sql: &str, args: &QueryArgs) -> Outcome<Ended> 
             Err(error) if aborted(&error) && !writer.as_ref().is_some_and(output::Writer::has_written) => {
                 return Ok(Ended::Moved(error));
             }
-            Err(error) => return Err(sql_failure(error)),
+            Err(error) => return Err(sql_failure(error, sql)),
         }
     }
     let writer = match writer {
@@ -126,17 +141,24 @@ async fn answer(client: &Client, sql: &str, args: &QueryArgs) -> Outcome<Ended> 
 }
 
 fn aborted(error: &ClientError) -> bool {
-    error.code() == Some(tonic::Code::Aborted)
+    error.code() == Some(Code::Aborted)
 }
 
-fn sql_failure(error: ClientError) -> Failure {
-    match error.code() {
-        Some(tonic::Code::InvalidArgument) if error.hint().is_none() => Failure::from(error).hint(
-            "the table is dashboard_metrics, with tenant_id, window_start, window_end, metric_name, event_count, avg_value, \
-             sum_value, min_value, max_value, last_value, year, month, day, hour",
-        ),
-        _ => error.into(),
+fn sql_failure(error: ClientError, sql: &str) -> Failure {
+    match sql_hint(&error, sql) {
+        Some(hint) => Failure::from(error).hint(hint),
+        None => error.into(),
     }
+}
+
+/// Advice about a text that was refused, where the message does not give it.
+fn sql_hint(error: &ClientError, sql: &str) -> Option<String> {
+    let said = error.server().filter(|said| said.code == Code::InvalidArgument && said.reason != "SQL_FAILED")?;
+    if said.message.starts_with("no field named") && sql.contains('"') {
+        return Some("texts stand in single quotes: 'cpu'; double quotes are for names of columns".to_owned());
+    }
+    let asks_about_it = said.reason == "SQL_NOT_READ_ONLY" || !sql.to_ascii_lowercase().contains("dashboard_metrics");
+    asks_about_it.then(|| TABLE.replacen("The", "the", 1).replace('\n', " "))
 }
 
 /// How fresh an answer is, in words; begins with a separator.

@@ -17,8 +17,18 @@ use crate::settings::{self, Layers, Settings};
 use compose::Running;
 use listen::Listeners;
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge serve
+  tidegauge serve --data-dir /var/lib/tidegauge --grpc 127.0.0.1:0 --http 127.0.0.1:0
+  tidegauge serve --print-config > tidegauge.toml
+  TIDEGAUGE_PUBLISH_INTERVAL=10s tidegauge serve
+
+A setting is taken from its flag, else from TIDEGAUGE_<SECTION>_<KEY>, else from the file. SIGTERM and Ctrl-C drain.";
+
 /// Flags of `serve`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
     /// Settings file [default: tidegauge.toml, if there is one]
     #[arg(long, env = "TIDEGAUGE_CONFIG", value_name = "FILE")]

@@ -13,14 +13,23 @@ use crate::stdout;
 use crate::text_table::{Align, TextTable};
 use crate::units::{Size, grouped, readable, short};
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge status
+  tidegauge status -o json
+
+PENDING events are counted and not yet in the rows that SQL shows: loaded history and corrections of published windows,
+until the next cut (setting publish.interval).";
+
 /// Flags of `status`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
     output: ListForm,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Form of a list.

@@ -35,8 +35,8 @@ impl TextTable {
         self.rows.len()
     }
 
-    /// The lines, heading first, none wider than `width_max` characters where that is given.
-    pub(crate) fn lines(&self, width_max: Option<usize>) -> Vec<String> {
+    /// The lines, heading first.
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut widths: Vec<usize> = self.columns.iter().map(|(name, _)| measure_text_width(name)).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -59,10 +59,7 @@ impl TextTable {
                 }
             }
             line.truncate(line.trim_end().len());
-            match width_max {
-                Some(max) => console::truncate_str(&line, max, "").into_owned(),
-                None => line,
-            }
+            line
         })
         .collect()
     }
@@ -70,7 +67,7 @@ impl TextTable {
 
 impl std::fmt::Display for TextTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.lines(None).iter().try_for_each(|line| writeln!(f, "{line}"))
+        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
@@ -93,8 +90,7 @@ mod tests {
         let mut table = TextTable::new(&[("METRIC", Align::Left), ("VALUE", Align::Right)]);
         table.row(["cpu".to_owned(), "1".to_owned()]);
         table.row(["größe\u{1b}[2J".to_owned(), "12,345".to_owned()]);
-        assert_eq!(table.lines(None), ["METRIC      VALUE", "cpu             1", "größe\u{fffd}[2J  12,345"]);
-        assert_eq!(table.lines(Some(4))[1], "cpu ");
+        assert_eq!(table.lines(), ["METRIC      VALUE", "cpu             1", "größe\u{fffd}[2J  12,345"]);
         assert_eq!(table.len(), 2);
     }
 }

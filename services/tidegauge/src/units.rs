@@ -127,10 +127,11 @@ pub(crate) fn short(number: f64) -> String {
     format!("{text}{unit}")
 }
 
-/// A duration for people: `350 µs`, `1.2 ms`, `3.4 s`, `5 min`, `2.1 h`.
+/// A duration for people: `350 µs`, `1.2 ms`, `3.4 s`, `5 min`, `2.1 h`, `4,598 d`.
 pub(crate) fn readable(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (scaled, unit) = match seconds {
+        0.0 => (0.0, "s"),
         s if s < 1e-3 => (s * 1e6, "µs"),
         s if s < 1.0 => (s * 1e3, "ms"),
         s if s < 120.0 => (s, "s"),
@@ -138,7 +139,8 @@ pub(crate) fn readable(duration: Duration) -> String {
         s if s < 172_800.0 => (s / 3_600.0, "h"),
         s => (s / 86_400.0, "d"),
     };
-    format!("{} {unit}", short(scaled))
+    // A long time in thousands of days would need a second look.
+    if scaled >= 1_000.0 { format!("{} {unit}", grouped(scaled as u64)) } else { format!("{} {unit}", short(scaled)) }
 }
 
 #[cfg(test)]
@@ -176,5 +178,7 @@ mod tests {
         assert_eq!(short(47_120.0), "47.1 k");
         assert_eq!(short(100.0), "100");
         assert_eq!(readable(Duration::from_micros(1_200)), "1.2 ms");
+        assert_eq!(readable(Duration::ZERO), "0 s");
+        assert_eq!(readable(Duration::from_secs(4_598 * 86_400)), "4,598 d");
     }
 }

@@ -1,6 +1,6 @@
 //! `tidegauge verify`: conservation (I3), proved against what log, checkpoint and lake of a stopped server still hold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tidegauge_aggregation::verify::{self, KeyFacts, VerifyReport};
@@ -9,18 +9,39 @@ use tidegauge_core::Key;
 use crate::failure::{Failure, Outcome};
 use crate::serve::compose;
 use crate::settings::{self, Settings};
+use crate::status::ListForm;
 use crate::text_table::{Align, TextTable};
 use crate::units::grouped;
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge verify
+  tidegauge verify --data-dir /var/lib/tidegauge -o json
+
+Exit code: 0 if everything adds up, 1 if something does not or could not be read.";
+
 /// Arguments of `verify`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct VerifyArgs {
     /// Data directory of a stopped server [default: setting server.data_dir]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// table or json
-    #[arg(short, long, default_value = "table", value_parser = ["table", "json"], value_name = "FORM")]
-    output: String,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
+    output: ListForm,
+}
+
+/// What every data directory has, from its first start on.
+const ALWAYS_THERE: [&str; 3] = ["log/format", "state", "lake"];
+
+/// Opening a store makes what is missing: without this, any folder would be found in order, and be filled.
+fn must_be_data_dir(dir: &Path) -> Outcome {
+    match ALWAYS_THERE.into_iter().find(|part| !dir.join(part).exists()) {
+        None => Ok(()),
+        Some(part) => Err(Failure::new(format!("{} is no data directory: it has no {part}", dir.display()))
+            .hint("name the directory of a stopped server with --data-dir")),
+    }
 }
 
 /// Verifies a data directory; nothing in it is changed but the lease generations.
@@ -32,16 +53,14 @@ pub(crate) async fn run(args: VerifyArgs) -> Outcome {
     if let Some(data_dir) = args.data_dir {
         settings.server.data_dir = data_dir.display().to_string();
     }
-    if !std::path::Path::new(&settings.server.data_dir).is_dir() {
-        return Err(Failure::new(format!("{} is no data directory", settings.server.data_dir)));
-    }
+    must_be_data_dir(Path::new(&settings.server.data_dir))?;
     let stopped = compose::open_stopped(&settings).await?;
     let report = verify::verify(&stopped.options, &stopped.backends, &stopped.authority)
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
-    match args.output.as_str() {
-        "json" => crate::stdout::write(format_args!("{}\n", json(&report)))?,
-        _ => crate::stdout::write(table(&report))?,
+    match args.output {
+        ListForm::Json => crate::stdout::write(format_args!("{:#}\n", json(&report)))?,
+        ListForm::Table => crate::stdout::write(table(&report))?,
     }
     match report.findings.len() {
         0 => Ok(()),
@@ -113,4 +132,25 @@ fn json(report: &VerifyReport) -> serde_json::Value {
     });
     let findings = report.findings.iter().map(ToString::to_string);
     serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "findings": findings.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that is no data directory, or has lost a part, is named and not filled.
+    #[test]
+    fn other_folders_are_refused() {
+        let folder = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir(folder.path().join("log")).unwrap();
+        let refused = must_be_data_dir(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains(&folder.path().display().to_string()) && refused.contains("log/format"), "{refused}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        std::fs::write(folder.path().join("log/format"), "").unwrap();
+        for part in ["state", "lake"] {
+            assert!(must_be_data_dir(folder.path()).unwrap_err().to_string().contains(part));
+            std::fs::create_dir(folder.path().join(part)).unwrap();
+        }
+        must_be_data_dir(folder.path()).unwrap();
+    }
 }

@@ -2,6 +2,7 @@
 
 mod board;
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -15,10 +16,13 @@ use tidegauge_core::time::rfc3339;
 use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
-use crate::failure::{Doing as _, Outcome};
+use crate::failure::{Doing as _, Failure, Outcome};
 use crate::stdout;
+use crate::tell::tell;
+use crate::terminal::Screen;
 use crate::text_table::printable;
-use board::{Board, Screen};
+use crate::units::counted;
+use board::Board;
 
 /// Time between two drawings: as fast as eyes follow.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,20 +31,28 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 /// Tries to open a broken stream before giving up.
 const REOPEN_TRIES: u32 = 60;
 
+const EXAMPLES: &str = "\
+Examples:
+  tidegauge watch
+  tidegauge watch cpu.usage_percent memory.used_bytes
+  tidegauge watch --once -o json
+  tidegauge watch -o lines | grep cpu";
+
 /// Flags of `watch`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct WatchArgs {
     /// Metrics to watch [default: all]
     #[arg(value_name = "METRIC")]
     metrics: Vec<String>,
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// table redraws in a terminal, lines gives a line a change, json an object a change [default: by the terminal]
     #[arg(short, long, value_enum, value_name = "FORM")]
     output: Option<WatchForm>,
     /// Show the current values and end
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Form of the changes.
@@ -62,22 +74,39 @@ pub(crate) async fn run(args: WatchArgs) -> Outcome {
     let client = args.connect.connect().await?;
     let is_terminal = std::io::stdout().is_terminal();
     let form = args.output.unwrap_or(if is_terminal { WatchForm::Table } else { WatchForm::Lines });
+    let wanted = args.metrics.clone();
     let stream = client.watch(args.metrics.clone()).await?;
     let mut steps = Watch { stream, client, metrics: args.metrics }.into_steps();
     match form {
         WatchForm::Table if args.once => {
             let mut board = Board::default();
             while !board.take(next(&mut steps).await?) {}
-            stdout::write(board.table(now_ns(), usize::MAX))
+            stdout::write(board.table(now_ns(), usize::MAX))?;
+            all_found(&wanted, |name| board.has(name))
         }
         WatchForm::Table => draw(steps).await,
-        WatchForm::Lines | WatchForm::Json => loop {
-            let step = next(&mut steps).await?;
-            write_changes(&step, form).doing("standard output")?;
-            if args.once && step.initial_state_complete {
-                return Ok(());
+        WatchForm::Lines | WatchForm::Json => {
+            let mut found = BTreeSet::new();
+            loop {
+                let step = next(&mut steps).await?;
+                write_changes(&step, form).doing("standard output")?;
+                if args.once {
+                    found.extend(step.metrics.into_iter().map(|metric| metric.metric_name));
+                    if step.initial_state_complete {
+                        return all_found(&wanted, |name| found.contains(name));
+                    }
+                }
             }
-        },
+        }
+    }
+}
+
+/// A metric that was asked for by name and has no value is an error: a script must not take silence for an answer.
+fn all_found(wanted: &[String], found: impl Fn(&str) -> bool) -> Outcome {
+    let missing: Vec<&str> = wanted.iter().map(String::as_str).filter(|name| !found(name)).collect();
+    match &missing[..] {
+        [] => Ok(()),
+        names => Err(Failure::new(format!("no value yet of {}", names.join(", ")))),
     }
 }
 
@@ -148,7 +177,7 @@ impl Watch {
 fn write_changes(step: &WatchMetricsResponse, form: WatchForm) -> std::io::Result<()> {
     let mut out = std::io::BufWriter::new(stdout::Out::default());
     if step.missed_updates > 0 {
-        eprintln!("{} changes were skipped: this reader is too slow", step.missed_updates);
+        tell(format_args!("{} skipped: this reader is too slow", counted(step.missed_updates, "change")));
     }
     for metric in &step.metrics {
         match form {
@@ -156,7 +185,7 @@ fn write_changes(step: &WatchMetricsResponse, form: WatchForm) -> std::io::Resul
             WatchForm::Table | WatchForm::Lines => {
                 let time = time(metric.last_time.as_ref()).unwrap_or_default();
                 let name = printable(&metric.metric_name);
-                writeln!(out, "{time}  {name}  {}  ({} events)", metric.last_value, metric.event_count)?;
+                writeln!(out, "{time}  {name}  {}  ({})", metric.last_value, counted(metric.event_count, "event"))?;
             }
         }
     }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 /// The lines, ready to be pasted into another terminal opened in the same folder.
 pub(super) fn copyable(endpoint: &str, token_file: &Path) -> Vec<String> {
-    let token_file = token_file.display();
+    let token_file = token_file.display().to_string();
     let program = program();
     let address = endpoint.trim_start_matches("http://");
     let mut lines = vec!["In another terminal, in this folder:".to_owned(), String::new()];
-    lines.push(format!("  export TIDEGAUGE_TOKEN=$(cat {token_file})"));
+    lines.push(format!("  export TIDEGAUGE_TOKEN=$(cat {})", for_shell(&token_file)));
     if endpoint != "http://127.0.0.1:7171" {
         lines.push(format!("  export TIDEGAUGE_ENDPOINT={endpoint}"));
     }
@@ -24,7 +24,7 @@ pub(super) fn copyable(endpoint: &str, token_file: &Path) -> Vec<String> {
     lines.push(String::new());
     for line in [
         "import adbc_driver_flightsql.dbapi as flightsql".to_owned(),
-        format!("token = open('{token_file}').read()"),
+        format!("token = open({token_file:?}).read()"),
         format!(
             "db = flightsql.connect('grpc://{address}', autocommit=True, db_kwargs={{'adbc.flight.sql.authorization_header': 'Bearer ' + token, 'adbc.flight.sql.rpc.call_header.x-tenant-id': 'local'}})"
         ),
@@ -42,7 +42,13 @@ fn program() -> String {
     if std::env::var_os("CARGO_MANIFEST_DIR").is_some() {
         return "cargo run -q --".to_owned();
     }
-    std::env::current_exe().map_or_else(|_| "tidegauge".to_owned(), |path| path.display().to_string())
+    std::env::current_exe().map_or_else(|_| "tidegauge".to_owned(), |path| for_shell(&path.display().to_string()))
+}
+
+/// A word that a shell takes as it stands.
+fn for_shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -57,5 +63,8 @@ mod tests {
         let moved = copyable("http://127.0.0.1:7173", Path::new("./d/demo-token")).join("\n");
         assert!(moved.contains("export TIDEGAUGE_ENDPOINT=http://127.0.0.1:7173"), "{moved}");
         assert!(moved.contains("grpc://127.0.0.1:7173"), "{moved}");
+        let spaced = copyable("http://127.0.0.1:7171", Path::new("./my data/it's")).join("\n");
+        assert!(spaced.contains(r"$(cat './my data/it'\''s')"), "{spaced}");
+        assert!(spaced.contains(r#"open("./my data/it's")"#), "{spaced}");
     }
 }

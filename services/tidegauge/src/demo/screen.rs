@@ -1,7 +1,7 @@
 //! The moving table: current values of the demo's tenants, fed by watches.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -10,8 +10,10 @@ use tidegauge_client::proto::hotmetric::v1::Metric;
 use tokio::sync::mpsc;
 
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::stdout;
+use crate::terminal::{Screen, fit};
 use crate::text_table::{Align, TextTable};
-use crate::units::{grouped, short};
+use crate::units::{counted, grouped, short};
 
 /// Time between two drawings in a terminal.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -57,6 +59,13 @@ impl Values {
         }
         table
     }
+
+    /// The lines of a screen of that height.
+    fn lines(&self, tenants: &[&str], height: usize) -> Vec<String> {
+        let metrics = counted(self.0.len() as u64, "metric");
+        let notes = vec![metrics, "the lines to copy stand above".to_owned(), "Ctrl-C ends the demo".to_owned()];
+        fit(self.table(tenants).lines(), self.0.len(), height, "below the screen", notes)
+    }
 }
 
 /// Shows the table until a watch ends.
@@ -80,13 +89,11 @@ pub(super) async fn show(readers: Vec<(&'static str, Client)>, lines: Vec<String
         });
     }
 
-    let terminal = console::Term::stdout();
-    let redraw = terminal.is_term() && !plain;
-    if !redraw {
-        print(&lines.join("\n"))?;
-    }
+    // Once, above the table: they can be marked and copied while it moves, and a small terminal scrolls back to them.
+    stdout::write(format_args!("{}\n\n", lines.join("\n")))?;
+    let mut screen = (std::io::stdout().is_terminal() && !plain).then(Screen::new);
     let mut values = Values::default();
-    let mut ticks = tokio::time::interval(if redraw { REDRAW } else { REPRINT });
+    let mut ticks = tokio::time::interval(if screen.is_some() { REDRAW } else { REPRINT });
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
@@ -98,45 +105,32 @@ pub(super) async fn show(readers: Vec<(&'static str, Client)>, lines: Vec<String
                     Err(panic) => Err(Failure::new(format!("a watch has ended: {panic}"))),
                 };
             }
-            _ = ticks.tick() => {
-                let table = values.table(&tenants);
-                if redraw {
-                    draw(&terminal, &table, &lines)?;
-                } else if table.len() > 0 {
-                    print(&format!("\n{table}"))?;
-                }
+            _ = ticks.tick() => match &mut screen {
+                Some(screen) => screen.draw(&values.lines(&tenants, screen.height())).doing("the terminal")?,
+                None if values.0.is_empty() => {}
+                None => stdout::write(format_args!("{}\n", values.table(&tenants)))?,
             }
         }
     }
 }
 
-/// Draws from the top left corner, line by line, so that nothing flickers; what does not fit is left out.
-fn draw(terminal: &console::Term, table: &TextTable, lines: &[String]) -> Outcome {
-    let (height, width) = terminal.size();
-    let (height, width) = (usize::from(height), usize::from(width));
-    let rows = table.lines(Some(width));
-    // The lines to copy stay whole, whatever their length: the terminal wraps them.
-    let wrapped: usize = lines.iter().map(|line| line.chars().count().max(1).div_ceil(width.max(1))).sum();
-    let room = height.saturating_sub(wrapped + 2).max(3);
-    let mut out = String::from("\x1b[H");
-    for row in rows.iter().take(room) {
-        out.push_str(row);
-        out.push_str("\x1b[K\n");
-    }
-    if rows.len() > room {
-        out.push_str(&format!("… and {} more", rows.len() - room));
-    }
-    out.push_str("\x1b[K\n");
-    for line in lines {
-        out.push_str(line);
-        out.push_str("\x1b[K\n");
-    }
-    out.push_str("Ctrl-C ends the demo.\x1b[K\x1b[J");
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush()).doing("writing to the terminal")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn print(text: &str) -> Outcome {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).doing("writing to standard output")
+    /// Values that move say so, and a terminal that is too small for all rows shows the first ones and how many are hidden.
+    #[test]
+    fn the_table_fits_its_terminal() {
+        let mut values = Values::default();
+        let metric = |name: &str, last_value| Metric { metric_name: name.to_owned(), last_value, ..Metric::default() };
+        values.take(0, vec![metric("a", 1.0), metric("b", 1.0)]);
+        values.take(0, vec![metric("a", 2.0)]);
+        values.take(1, vec![metric("c", 3.0)]);
+        let lines = values.lines(&["local", "sample"], 24);
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines[1].contains('↑') && lines[3].starts_with("sample"), "{lines:?}");
+        let cut = values.lines(&["local", "sample"], 4);
+        assert_eq!(cut.len(), 4, "{cut:?}");
+        assert!(cut[3].contains("1 below the screen"), "{cut:?}");
+    }
 }

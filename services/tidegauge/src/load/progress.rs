@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tidegauge_core::clock::Clock;
 
+use crate::tell::tell;
 use crate::units::{grouped, short};
 
 /// Time between two JSON lines.
@@ -81,7 +82,7 @@ impl Progress {
     /// Writes a line without tearing the bar.
     pub(crate) fn say(&self, line: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{line}");
+            tell(line);
         } else {
             self.bar.println(line);
         }
@@ -107,7 +108,7 @@ impl Progress {
             "events_per_second": self.events_per_second(),
             "eta_seconds": eta,
         });
-        eprintln!("{line}");
+        tell(line);
     }
 }
 

@@ -7,6 +7,7 @@ use tidegauge_client::proto::aggregation::v1::GetStatusResponse;
 use tidegauge_core::clock::Clock;
 
 use super::state::{Done, Header};
+use crate::tell::tell;
 
 /// Time for a server that has just started to process what is on its log.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(10);
@@ -57,13 +58,13 @@ pub(crate) async fn decide(
             Ok(Verdict::Known) => return Some(done),
             Ok(Verdict::Undecided) if clock.monotonic_ns() < until_ns => {}
             Ok(_) => {
-                eprintln!("the server does not have what an earlier run had sent: starting at the beginning");
+                tell("the server does not have what an earlier run had sent: starting at the beginning");
                 return None;
             }
             // A writer's token may not read the status; then the address has to do.
             Err(_) if found.endpoint == header.endpoint => return Some(done),
             Err(_) => {
-                eprintln!("an earlier run had sent to {}: starting at the beginning", found.endpoint);
+                tell(format_args!("an earlier run had sent to {}: starting at the beginning", found.endpoint));
                 return None;
             }
         }

@@ -9,6 +9,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::Form;
 use crate::failure::{Doing as _, Outcome};
 use crate::stdout::{self, Out};
+use crate::tell::tell;
 use crate::text_table::{Align, TextTable};
 
 /// Rows that a table shows: it is held in memory, and nobody reads more.
@@ -73,7 +74,9 @@ impl Writer {
             Sink::Table { table, cut } => {
                 stdout::write(table)?;
                 if cut {
-                    eprintln!("only the first {TABLE_ROWS_MAX} rows are shown; -o csv, json or arrow gives all");
+                    tell(format_args!(
+                        "only the first {TABLE_ROWS_MAX} rows are shown; -o csv, json or arrow gives all"
+                    ));
                 }
             }
             Sink::Csv(writer) => writer.into_inner().flush().doing("standard output")?,
@@ -157,6 +160,6 @@ mod tests {
         let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
         let mut text = table(&schema);
         assert!(fill(&mut text, &batch).unwrap());
-        assert_eq!(text.lines(None), ["metric     value", "cpu     0.333333", "            2e-9"]);
+        assert_eq!(text.lines(), ["metric     value", "cpu     0.333333", "            2e-9"]);
     }
 }

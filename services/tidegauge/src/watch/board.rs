@@ -1,21 +1,19 @@
-//! The table of current values, and the part of a terminal that shows it.
+//! The table of current values.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write as _;
 use std::time::Duration;
 
 use tidegauge_client::proto::hotmetric::v1::{Metric, WatchMetricsResponse};
 use tidegauge_proto::convert::time::timestamp_ns;
 
+use crate::terminal::{fit, rows_shown};
 use crate::text_table::{Align, TextTable};
-use crate::units::{grouped, readable, short};
+use crate::units::{counted, grouped, readable, short};
 
 /// Values of a metric that its trend shows.
 const TREND_VALUES: usize = 24;
 /// Steps of a trend, lowest first.
 const TREND_STEPS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Lines around the rows: heading, and the note below.
-const LINES_AROUND: usize = 3;
 
 #[derive(Debug)]
 struct Row {
@@ -48,6 +46,11 @@ impl Board {
         step.initial_state_complete
     }
 
+    /// Whether the metric has a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.rows.contains_key(name)
+    }
+
     /// The table of the first rows, as many as are shown: there may be very many more.
     pub(super) fn table(&self, now_ns: i64, shown: usize) -> TextTable {
         use Align::{Left, Right};
@@ -65,19 +68,13 @@ impl Board {
 
     /// The lines of a screen of that height.
     pub(super) fn lines(&self, now_ns: i64, height: usize) -> Vec<String> {
-        let shown = height.saturating_sub(LINES_AROUND).max(1);
-        let mut lines = self.table(now_ns, shown).lines(None);
-        let hidden = self.rows.len().saturating_sub(shown);
-        let mut notes = vec![format!("{} metrics", grouped(self.rows.len() as u64))];
-        if hidden > 0 {
-            notes.push(format!("{hidden} below the screen: name those to watch"));
-        }
+        let mut notes = vec![counted(self.rows.len() as u64, "metric")];
         if self.missed > 0 {
-            notes.push(format!("{} changes skipped", grouped(self.missed)));
+            notes.push(format!("{} skipped", counted(self.missed, "change")));
         }
         notes.push("Ctrl-C ends".to_owned());
-        lines.push(notes.join(", "));
-        lines
+        let lines = self.table(now_ns, rows_shown(height)).lines();
+        fit(lines, self.rows.len(), height, "below the screen: name those to watch", notes)
     }
 }
 
@@ -90,49 +87,6 @@ fn trend(values: &VecDeque<f64>) -> String {
         TREND_STEPS[at.min(TREND_STEPS.len() - 1)]
     };
     values.iter().map(step).collect()
-}
-
-/// The lines below the cursor of a terminal, drawn over each other.
-#[derive(Debug)]
-pub(super) struct Screen {
-    terminal: console::Term,
-    drawn: usize,
-}
-
-impl Screen {
-    /// Starts below what the terminal shows.
-    pub(super) fn new() -> Self {
-        Self { terminal: console::Term::stdout(), drawn: 0 }
-    }
-
-    /// Lines that can be drawn over: one more would scroll.
-    pub(super) fn height(&self) -> usize {
-        usize::from(self.terminal.size().0).saturating_sub(1).max(2)
-    }
-
-    /// Draws the lines in place of the last ones, each cut to the width.
-    ///
-    /// # Errors
-    /// The terminal's.
-    pub(super) fn draw(&mut self, lines: &[String]) -> std::io::Result<()> {
-        let width = usize::from(self.terminal.size().1);
-        let mut text = String::new();
-        if self.drawn > 0 {
-            text.push_str(&format!("\x1b[{}A", self.drawn));
-        }
-        for line in lines {
-            text.push('\r');
-            text.push_str(&console::truncate_str(line, width, ""));
-            // Clears the rest of the line.
-            text.push_str("\x1b[K\n");
-        }
-        // Clears what a longer table left below.
-        text.push_str("\x1b[J");
-        self.drawn = lines.len();
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()
-    }
 }
 
 #[cfg(test)]
@@ -162,8 +116,8 @@ mod tests {
         let lines = board.lines(5_000_000_000, 24);
         assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["a.memory", "2", "G", "1", "s", "1,234", "▁"]);
         assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["cpu", "100", "3", "s", "1,234", "▁▅█"]);
-        let cut = board.lines(5_000_000_000, 4);
-        assert_eq!(cut.len(), 3);
+        let cut = board.lines(5_000_000_000, 3);
+        assert_eq!(cut.len(), 3, "heading, a row, the notes");
         assert!(cut[2].contains("1 below the screen"), "{cut:?}");
     }
 }
