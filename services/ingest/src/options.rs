@@ -37,8 +37,8 @@ impl Default for IngestOptions {
             tenant_quotas: HashMap::new(),
             quota_accounts_max: 100_000,
             stream_requests_max: 64,
-            // Two streams of a tenant pause before they use up its share of the queue.
-            stream_bytes_max: limits::INGEST_QUEUE_BYTES / 4,
+            // Several streams of a tenant pause before they use up its share of a queue.
+            stream_bytes_max: limits::INGEST_QUEUE_BYTES / 8,
             recent_requests_max: 65_536,
             record_bytes_max: limits::RECORD_BYTES_MAX,
             drain_time_max: limits::DRAIN_TIME_MAX,
