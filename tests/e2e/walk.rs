@@ -9,6 +9,7 @@ use tidegauge_rpc::walk::{Credentials, paths, walk};
 use tidegauge_tests::events::{event, live};
 use tidegauge_tests::raw::{Answer, call};
 use tidegauge_tests::{Server, ServerOptions, binary, client};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Endpoint;
 
 use crate::now_ns;
@@ -34,6 +35,15 @@ fn made(server: &Server, arguments: &[&str]) -> String {
         .expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+async fn metrics(address: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("open");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("text");
+    text
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,14 +112,15 @@ async fn every_method_is_guarded() {
     assert_eq!(bearer(&server, internal, &everything, None).await.code, PERMISSION_DENIED);
 }
 
-/// Variants of a path reach no handler: nothing but the exact bytes is a method.
+/// Variants of a path reach no handler: nothing but the exact bytes is a method. What was asked for leaves no name of a
+/// tenant or path in the metrics, which need no credential.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn path_variants_reach_no_handler() {
     let folder = TempDir::new().expect("a temporary folder");
     let server = Server::start(folder.path(), &ServerOptions::quick());
     let admin = server.token("a", "admin", &[]);
     let exact = "/tidegauge.aggregation.v1.AggregationService/GetStatus";
-    assert_eq!(bearer(&server, exact, &admin, None).await.code, Some(0));
+    assert_eq!(bearer(&server, exact, &admin, Some("tenant-777")).await.code, Some(0));
     for variant in [
         "//tidegauge.aggregation.v1.AggregationService/GetStatus",
         "/tidegauge.aggregation.v1.AggregationService//GetStatus",
@@ -127,5 +138,13 @@ async fn path_variants_reach_no_handler() {
         assert_eq!(anonymous.code, UNAUTHENTICATED, "{variant} without a credential: {anonymous:?}");
         let known = bearer(&server, variant, &admin, None).await;
         assert_eq!(known.code, Some(12), "{variant} is no method: {known:?}");
+    }
+    let metrics = metrics(&server.http).await;
+    assert!(metrics.contains(exact) && metrics.contains("method=\"unknown\""), "{metrics}");
+    assert!(!metrics.contains("tenant-777"), "{metrics}");
+    let methods = merged_descriptor_set();
+    let known = paths(&methods);
+    for label in metrics.split("method=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(label == "unknown" || known.contains(label), "{label} is no method");
     }
 }
