@@ -9,7 +9,7 @@ use tidegauge_core::ScopedTenant;
 use tidegauge_core::hot::KeyMeta;
 use tidegauge_core::lake::LakeStore;
 use tidegauge_core::time::Day;
-use tidegauge_lake::index::{self, IndexEntry};
+use tidegauge_lake::index::{self, IndexEntry, IndexError};
 
 use crate::cache::ByteCache;
 use crate::decide::prune::{self, Facts};
@@ -95,8 +95,16 @@ async fn load(
     tenant: &ScopedTenant,
     bucket: u32,
     day: Day,
-) -> Result<Vec<IndexEntry>, index::IndexError> {
-    Ok(index::load(store, tenant, bucket, day).await?.map(|index| index.entries).unwrap_or_default())
+) -> Result<Vec<IndexEntry>, IndexError> {
+    match index::load(store, tenant, bucket, day).await {
+        Ok(index) => Ok(index.map(|index| index.entries).unwrap_or_default()),
+        // It only repeats what the lake says, and its owner writes it again with the next object of the day.
+        Err(error @ IndexError::Damaged { .. }) => {
+            tracing::warn!(%error, "an hour index is damaged, the lake is listed instead");
+            Ok(index::day_from_lake(store, tenant, bucket, day).await?.entries)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn state_of(key: &KeyState) -> IndexState {
@@ -104,7 +112,7 @@ fn state_of(key: &KeyState) -> IndexState {
     (key.key.to_string(), version.generation, index_version)
 }
 
-fn unreadable(key: &KeyState, error: &index::IndexError) -> Abort {
+fn unreadable(key: &KeyState, error: &IndexError) -> Abort {
     tracing::warn!(key = %key.key, %error, "an hour index cannot be read");
     Abort::Unreadable(key.key.clone(), "the hour index")
 }

@@ -13,7 +13,7 @@ use tidegauge_core::lake::{Expected, LakeStore, ObjectVersion, StoreError};
 use tidegauge_core::scope::ScopedTenant;
 use tidegauge_core::time::{Day, Hour};
 
-pub use rebuild::{Rebuilt, rebuild, restore};
+pub use rebuild::{Rebuilt, day_from_lake, rebuild, restore};
 
 use crate::paths;
 
@@ -130,7 +130,8 @@ impl DayIndex {
 /// Loads the index of a key and day; `None` if nothing was written on that day.
 ///
 /// # Errors
-/// [`IndexError`]; [`IndexError::Damaged`] is mended by the next [`update`] or by [`rebuild`].
+/// [`IndexError`]; [`IndexError::Damaged`] is mended by the next [`update`] or by [`rebuild`], and does not hinder readers:
+/// [`day_from_lake`] tells the same.
 pub async fn load(
     store: &dyn LakeStore,
     tenant: &ScopedTenant,

@@ -73,8 +73,11 @@ pub async fn restore(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) 
     rebuild(store, tenant, bucket).await.map(Some)
 }
 
-/// The index of one day as the lake has it; not written.
-pub(super) async fn day_from_lake(
+/// The index of one day as the lake has it; not written. For readers that find the day's index damaged.
+///
+/// # Errors
+/// [`IndexError::Store`].
+pub async fn day_from_lake(
     store: &dyn LakeStore,
     tenant: &ScopedTenant,
     bucket: u32,
