@@ -303,6 +303,7 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
 
 fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
+    let known_before = ledger.known_before;
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
     let refused = match &refused[..] {
         [] => None,
@@ -318,6 +319,9 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     let rate = short(progress.events_per_second());
     let took = readable(progress.elapsed());
     let mut parts = vec![format!("{} durable ({rate}/s, {took})", counted(accepted, "event"))];
+    if known_before > 0 {
+        parts.push(format!("{} of them loaded before (they count once)", counted(known_before, "event")));
+    }
     if unreadable > 0 {
         parts.push(format!("{} without an event", counted(unreadable, "line")));
     }

@@ -184,6 +184,9 @@ async fn an_error_of_the_disk_is_outlived() {
     outlive(BROKEN, HotStoreOptions { fold_rows: 200, fold_bytes: u64::MAX }, u64::MAX).await;
 }
 
+/// Whether an answer is the one waited for.
+type Until<'a> = &'a dyn Fn(&Result<Vec<bool>, StoreError>) -> bool;
+
 /// The database itself fails: its folder takes no files for a while. It is told as what it is, no damage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_database_is_outlived() {
@@ -196,7 +199,7 @@ async fn a_failing_database_is_outlived() {
     std::fs::write(&tables, "no folder").expect("writes");
 
     let mut acknowledged = Vec::new();
-    let mut apply = async |until: &dyn Fn(&Result<Vec<bool>, StoreError>) -> bool| {
+    let mut apply = async |until: Until<'_>| {
         for _ in 0..1_000 {
             let ordinal = acknowledged.len() as u64 + 1;
             let update = update(ordinal, ordinal * 10);

@@ -11,6 +11,9 @@ use super::scan::{Scanned, Scanner, Span};
 /// Bytes of a block, from which on it is handed over: small enough for the cache of a core.
 const BLOCK_BYTES: usize = 256 << 10;
 
+/// What some programs of Windows put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// What a line holds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Content {
@@ -52,7 +55,7 @@ pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: 
     let mut scanner = Scanner::default();
     let mut block = Block::default();
     while let Some((place, line)) = lines.next()? {
-        let content = block.add(line, &mut scanner);
+        let content = block.add(place, line, &mut scanner);
         block.lines.push(ScannedLine { place, next: lines.offset(), content });
         if block.text.len() >= BLOCK_BYTES || block.lines.len() >= BLOCK_BYTES / 64 {
             let mut next = unused.try_recv().unwrap_or_default();
@@ -69,11 +72,12 @@ pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: 
 }
 
 impl Block {
-    fn add(&mut self, line: Line<'_>, scanner: &mut Scanner) -> Content {
+    fn add(&mut self, place: Place, line: Line<'_>, scanner: &mut Scanner) -> Content {
         let line = match line {
             Line::TooLong => return Content::Bad("the line is too long".to_owned()),
             Line::Whole(line) => line,
         };
+        let line = if place.offset == 0 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
         if line.iter().all(u8::is_ascii_whitespace) {
             return Content::Blank;
         }
@@ -87,5 +91,62 @@ impl Block {
             Some(event) => Content::Event(event),
             None => Content::Json(Span::of(&range)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Every line stands in its block with its place and what it holds, across blocks, and the memory comes back.
+    #[test]
+    fn blocks_hold_every_line_in_order() {
+        let good = |i: usize| {
+            format!(
+                "{{\"event_type\":\"t\",\"timestamp\":\"2026-03-02T07:08:09Z\",\"source\":\"s\",\"version\":\"1\",\"payload\":\
+                 {{\"tenant_id\":\"a\",\"metric_name\":\"m{i}\",\"metric_value\":{i}}}}}"
+            )
+        };
+        let mut file = tempfile::tempfile().unwrap();
+        let mut text = BYTE_ORDER_MARK.to_vec();
+        for i in 0..10_000 {
+            let line = match i % 5 {
+                1 => b" \t".to_vec(),
+                2 => b"{\"other\": \"form\"}".to_vec(),
+                3 => b"\"\xFF\"".to_vec(),
+                _ => good(i).into_bytes(),
+            };
+            text.extend(line);
+            text.extend(if i % 2 == 0 { &b"\n"[..] } else { b"\r\n" });
+        }
+        file.write_all(&text).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+
+        let (scanned, blocks) = mpsc::sync_channel(1_000);
+        let (_used, unused) = mpsc::sync_channel(1);
+        scan(Lines::new(file, 0, 0), &scanned, &unused).unwrap();
+        drop(scanned);
+        let blocks: Vec<Block> = blocks.into_iter().collect();
+        assert!(blocks.len() > 2, "{}", blocks.len());
+        let mut count = 0;
+        for block in &blocks {
+            for line in &block.lines {
+                let i = count;
+                count += 1;
+                assert_eq!(line.place.line, count as u64);
+                assert_eq!(text[line.next as usize - 1], b'\n');
+                match (&line.content, i % 5) {
+                    (Content::Blank, 1) => {}
+                    (Content::Json(span), 2) => assert_eq!(span.text(&block.text), "{\"other\": \"form\"}"),
+                    (Content::Bad(reason), 3) => assert_eq!(reason, "not UTF-8 at byte 1"),
+                    (Content::Event(event), 0 | 4) => assert_eq!(event.event(&block.text).metric, format!("m{i}")),
+                    (other, _) => panic!("line {count}: {other:?}"),
+                }
+            }
+        }
+        assert_eq!(count, 10_000);
     }
 }

@@ -100,11 +100,10 @@ impl<'o> CsvPlan<'o> {
             return Err(format!("has {} fields, the header has {}", fields.len(), self.columns));
         }
         let time = fields[self.time].trim();
-        let time_ns = self
-            .options
-            .time_format
-            .parse(time)
-            .ok_or_else(|| format!("{}: {time:?} is no time of the given format", self.options.time_column))?;
+        let time_ns = self.options.time_format.parse(time).ok_or_else(|| {
+            let CsvOptions { time_column, time_format, .. } = &self.options;
+            format!("{time_column}: {time:?} is no time of the format {time_format}; --time-format names another")
+        })?;
         let dimensions: Vec<(Cow<'_, str>, Cow<'_, str>)> = self
             .dimensions
             .iter()

@@ -37,6 +37,8 @@ pub(crate) enum Report {
         sequence: u64,
         /// Events accepted.
         accepted: u64,
+        /// The server remembers that it had the chunk before.
+        again: bool,
         /// Events refused, with reasons.
         rejected: Vec<(Place, String)>,
         /// Bytes of its lines.
@@ -118,6 +120,8 @@ pub(crate) struct Ledger {
     progress: Progress,
     /// Sums, earlier runs included.
     pub(crate) accepted: u64,
+    /// Of the events of this run, those that the server remembers from before: they count once.
+    pub(crate) known_before: u64,
     /// Events that the server refused one by one, earlier runs included.
     pub(crate) rejected: u64,
     /// Lines that hold no event, earlier runs included.
@@ -147,6 +151,7 @@ impl Ledger {
             rejects_file,
             progress,
             accepted: done.accepted,
+            known_before: 0,
             rejected: done.rejected,
             unreadable: done.rejects,
             refused_tenants: BTreeMap::new(),
@@ -191,7 +196,8 @@ impl Ledger {
                 Report::Broken(error) => {
                     broken.get_or_insert(error);
                 }
-                Report::Durable { tenant, sequence, accepted, rejected, line_bytes } => {
+                Report::Durable { tenant, sequence, accepted, again, rejected, line_bytes } => {
+                    self.known_before += if again { accepted } else { 0 };
                     self.accepted += accepted;
                     self.rejected += rejected.len() as u64;
                     self.waits = None;
@@ -328,7 +334,7 @@ mod tests {
     }
 
     fn durable(tenant: &str, sequence: u64, rejected: Vec<(Place, String)>) -> Report {
-        Report::Durable { tenant: tenant.into(), sequence, accepted: 1, rejected, line_bytes: 4 }
+        Report::Durable { tenant: tenant.into(), sequence, accepted: 1, again: false, rejected, line_bytes: 4 }
     }
 
     const BAD: Place = Place { line: 2, offset: 4, bytes: 3 };

@@ -186,8 +186,8 @@ impl LaneTask {
                 let rejected = ack.rejected().iter().filter_map(|event| rejection(&sent.places, event)).collect();
                 let (tenant, sequence) = (Arc::clone(&self.tenant), sent.sequence);
                 let accepted = u64::from(ack.accepted());
-                let line_bytes = sent.line_bytes;
-                self.report(Report::Durable { tenant, sequence, accepted, rejected, line_bytes }).await;
+                let (again, line_bytes) = (ack.response.duplicate_hint, sent.line_bytes);
+                self.report(Report::Durable { tenant, sequence, accepted, again, rejected, line_bytes }).await;
             }
             // Durable perhaps, but a chunk before it is not: the next run sends it again, and it counts once.
             Ok(_) => self.report(Report::Passed { line_bytes: sent.line_bytes }).await,

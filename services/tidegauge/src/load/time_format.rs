@@ -1,5 +1,6 @@
 //! Times in CSV columns.
 
+use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
@@ -15,6 +16,20 @@ pub(crate) enum TimeFormat {
     Unix(i64),
     /// A pattern of strftime; without an offset UTC.
     Pattern(String),
+}
+
+/// As it is asked for on the command line.
+impl fmt::Display for TimeFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Iso => "iso",
+            Self::Unix(1) => "unix_ns",
+            Self::Unix(1_000) => "unix_us",
+            Self::Unix(1_000_000) => "unix_ms",
+            Self::Unix(_) => "unix",
+            Self::Pattern(pattern) => pattern,
+        })
+    }
 }
 
 impl FromStr for TimeFormat {

@@ -11,6 +11,8 @@ use super::schema::Settings;
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest time between two checkpoints: each syncs files.
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Bytes that the queue of the log counts beside the records of one request, at most.
+const AROUND_RECORDS_BYTES: u64 = 1 << 20;
 /// Threads, and queries at once: more than any machine bears.
 const AT_ONCE_MAX: usize = 1_024;
 
@@ -24,11 +26,11 @@ pub(super) fn check(settings: &Settings, layers: &Layers) -> Result<(), Settings
     let some = |time: Duration| !time.is_zero() && bounded(time);
     let length = window.length.0;
     let divides = length.subsec_nanos() == 0 && length.as_secs() > 0 && 3600_u64.is_multiple_of(length.as_secs());
-    let queue_min = limits::REQUEST_BYTES_MAX as u64;
+    let queue_min = limits::REQUEST_RECORDS_BYTES_MAX as u64 + AROUND_RECORDS_BYTES;
     const TIME: &str = "must be more than nothing and at most a year";
     let rules = [
         ("server", "threads", server.threads <= AT_ONCE_MAX, "must be at most 1024"),
-        ("log", "queue_bytes", log.queue_bytes.0 >= queue_min, "must hold at least one request, 16MB"),
+        ("log", "queue_bytes", log.queue_bytes.0 >= queue_min, "must hold the records of one request, 25MB"),
         ("log", "reserve_percent", log.reserve_percent < 100, "must be less than 100"),
         ("window", "length", divides, "must be whole seconds that divide an hour"),
         ("window", "allowed_lateness", bounded(window.allowed_lateness.0), "must be at most a year"),
@@ -74,7 +76,7 @@ mod tests {
     fn senseless_values_are_named() {
         for (setting, senseless, sensible) in [
             ("SERVER_THREADS", "1025", "1024"),
-            ("LOG_QUEUE_BYTES", "15MB", "16MB"),
+            ("LOG_QUEUE_BYTES", "24MB", "25MB"),
             ("LOG_RESERVE_PERCENT", "100", "99"),
             ("WINDOW_LENGTH", "0s", "1s"),
             ("WINDOW_LENGTH", "7m", "6m"),
