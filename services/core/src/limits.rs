@@ -140,6 +140,8 @@ pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// Calls in flight over all connections, long streams included; further ones are refused with RESOURCE_EXHAUSTED.
 pub const CALLS_IN_FLIGHT_MAX: usize = 16_384;
+/// Bytes of request messages that have not arrived whole, over all calls; a tenant may have as many as are still free.
+pub const UNFINISHED_BYTES_MAX: usize = 512 << 20;
 /// Silence on a connection after which the server asks whether the other side still lives.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for the answer to that; without it the connection is closed.

@@ -3,7 +3,9 @@
 mod attend;
 mod authorize;
 mod explain;
+mod framing;
 mod measure;
+mod room;
 mod shed;
 
 use std::convert::Infallible;
@@ -46,6 +48,8 @@ pub(crate) fn stack(
         // The one interceptor. Before everything that acts on the request; behind it a call is allowed, has its scope,
         // and its path is exactly that of a declared method.
         .layer(authorize::AuthorizeLayer::new(methods, authenticator, clock))
+        // Behind the interceptor, which tells whose call it is: nobody may use up the places and the memory of others.
+        .layer(room::RoomLayer::default())
         // Innermost, because it needs the guard that the interceptor left, and because what it watches over is the
         // handler: it ends a call whose credential, time or connection has come to an end, and catches a panic.
         .layer(attend::AttendLayer {})

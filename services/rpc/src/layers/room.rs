@@ -1,0 +1,314 @@
+//! Shares the server's room between those who call: places for calls, and memory for messages that have not arrived whole.
+//!
+//! A holder (a tenant, or a principal of several) may take no more than what is still free. Alone it gets half, two get a
+//! third each, and so on: whatever one holds, as much is left for the next, so that nobody can use up the room of others.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tidegauge_core::{ErrorKind, ServiceError, TenantId, TenantScope, limits};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::framing::Framing;
+use super::{Answer, Line, layer};
+use crate::status;
+
+/// Bytes of an unfinished message that need no room, because the call's place stands for them.
+const BYTES_FREE: usize = 64 << 10;
+/// Room is taken in steps, so that not every frame needs the lock.
+const BYTES_STEP: usize = 256 << 10;
+
+layer!(RoomLayer { places: Arc<Room>, bytes: Arc<Room> }, Roomed);
+
+impl Default for RoomLayer {
+    fn default() -> Self {
+        Self::new(limits::CALLS_IN_FLIGHT_MAX, limits::UNFINISHED_BYTES_MAX)
+    }
+}
+
+impl RoomLayer {
+    fn new(places: usize, bytes: usize) -> Self {
+        let room = |max| Arc::new(Room { max, held: Mutex::default() });
+        Self { places: room(places), bytes: room(bytes) }
+    }
+}
+
+/// Who holds room.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Holder {
+    Tenant(TenantId),
+    /// A principal of several tenants that chose none.
+    Principal(Arc<str>),
+    /// Callers of public methods.
+    Public,
+}
+
+impl Holder {
+    fn of(scope: Option<&TenantScope>) -> Self {
+        match scope {
+            None => Self::Public,
+            Some(scope) => match scope.tenants() {
+                Some([tenant]) => Self::Tenant(tenant.clone()),
+                _ => Self::Principal(Arc::clone(&scope.principal().name)),
+            },
+        }
+    }
+}
+
+/// Something limited that is shared.
+#[derive(Debug)]
+struct Room {
+    max: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    by_holder: HashMap<Holder, usize>,
+}
+
+/// What one call holds; given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    room: Arc<Room>,
+    holder: Holder,
+    amount: usize,
+}
+
+impl Share {
+    fn nothing(room: &Arc<Room>, holder: &Holder) -> Self {
+        Self { room: Arc::clone(room), holder: holder.clone(), amount: 0 }
+    }
+
+    /// Holds this much from now on; `false`, and unchanged, if that is more than the holder may have.
+    fn hold(&mut self, amount: usize) -> bool {
+        if amount == self.amount {
+            return true;
+        }
+        let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = held.by_holder.get(&self.holder).copied().unwrap_or(0) - self.amount + amount;
+        let total = held.total - self.amount + amount;
+        // After it, no more than what is then still free.
+        if amount > self.amount && (total > self.room.max || own > (self.room.max - total).max(1)) {
+            return false;
+        }
+        held.total = total;
+        match own {
+            0 => drop(held.by_holder.remove(&self.holder)),
+            _ => drop(held.by_holder.insert(self.holder.clone(), own)),
+        }
+        self.amount = amount;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
+}
+
+impl<S> Roomed<S>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+    S::Future: Send + 'static,
+{
+    fn answer(&mut self, request: Request<Body>) -> Answer {
+        if request.extensions().get::<Line>().is_some_and(|line| line.internal) {
+            return Box::pin(self.inner.call(request));
+        }
+        let holder = Holder::of(request.extensions().get::<TenantScope>());
+        let mut place = Share::nothing(&self.layer.places, &holder);
+        if !place.hold(1) {
+            let error = overloaded("the tenant has as many calls in flight as the others leave places");
+            return Box::pin(async move { Ok(status(error).into_http()) });
+        }
+        let share = Share::nothing(&self.layer.bytes, &holder);
+        let request = request.map(|body| Body::new(Arriving { inner: Some(body), framing: Framing::default(), share }));
+        let answer = self.inner.call(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Placed { inner: body, _place: place }))) })
+    }
+}
+
+fn overloaded(message: &'static str) -> ServiceError {
+    ServiceError::new(ErrorKind::ResourceExhausted, "OVERLOADED", message)
+}
+
+/// A request's body.
+struct Arriving {
+    /// None after a refusal.
+    inner: Option<Body>,
+    framing: Framing,
+    share: Share,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let polled = Pin::new(inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            this.framing.take(data);
+            let steps = this.framing.unfinished().saturating_sub(BYTES_FREE).div_ceil(BYTES_STEP);
+            if !this.share.hold(steps * BYTES_STEP) {
+                this.inner = None;
+                this.share.hold(0);
+                let error = overloaded("the tenant's unfinished messages take all the memory that the others leave");
+                return Poll::Ready(Some(Err(status(error))));
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+/// An answer's body: the place is free when it has been sent.
+struct Placed {
+    inner: Body,
+    _place: Share,
+}
+
+impl http_body::Body for Placed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::StreamExt as _;
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+    use tidegauge_core::Principal;
+    use tidegauge_core::scope::Role;
+    use tonic::Code;
+    use tower::{Layer as _, Service as _};
+
+    use super::*;
+
+    fn tenant(name: &str) -> Holder {
+        Holder::Tenant(TenantId::parse(name).expect("a tenant"))
+    }
+
+    /// Alone a holder gets half, then each other one still gets a share; what is given back can be taken again.
+    #[test]
+    fn nobody_uses_up_the_room_of_others() {
+        let room = Arc::new(Room { max: 120, held: Mutex::default() });
+        let most = |name: &str| {
+            let mut share = Share::nothing(&room, &tenant(name));
+            let most = (0..=120).rev().find(|amount| share.hold(*amount));
+            (share, most)
+        };
+        let (first, most_first) = most("first");
+        assert_eq!(most_first, Some(60));
+        let (second, most_second) = most("second");
+        assert_eq!(most_second, Some(30));
+        assert_eq!(most("first").1, Some(0), "the share counts over all calls of the holder");
+        drop(first);
+        assert_eq!(most("first").1, Some(45));
+        drop(second);
+        let held = room.held.lock().expect("no holder panics");
+        assert_eq!((held.total, held.by_holder.len()), (0, 0));
+    }
+
+    /// Even the last place goes to a holder that has none.
+    #[test]
+    fn the_last_place_is_for_who_has_none() {
+        let room = Arc::new(Room { max: 2, held: Mutex::default() });
+        let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| Share::nothing(&room, &tenant(name)));
+        assert!(a.hold(1) && b.hold(1) && !c.hold(1));
+        drop(a);
+        assert!(c.hold(1));
+    }
+
+    fn request(tenant: &str, frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Request<Body> {
+        let tenant = TenantId::parse(tenant).expect("a tenant");
+        let principal = Principal { name: "test".into(), role: Role::Writer };
+        #[expect(clippy::disallowed_methods, reason = "the test stands for the interceptor")]
+        let scope = TenantScope::granted(principal, vec![tenant]).expect("a scope");
+        let body = StreamBody::new(frames.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))));
+        let mut request = Request::new(Body::new(body));
+        request.extensions_mut().insert(scope);
+        request
+    }
+
+    /// Tenants with messages that never end are refused by themselves, with RetryInfo, while others send; a message that is
+    /// whole takes no room.
+    #[tokio::test]
+    async fn unfinished_messages_have_a_limit_each() {
+        use tonic_types::StatusExt as _;
+
+        let mut service = RoomLayer::new(100, 4 << 20).layer(tower::service_fn(|request: Request<Body>| async {
+            let mut body = request.into_body();
+            // Reads until the sender pauses for good or the room is used up.
+            let mut code = Code::Ok;
+            while let Some(frame) = body.frame().await {
+                if let Err(status) = frame {
+                    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+                    code = status.code();
+                }
+            }
+            Ok::<_, Infallible>(Response::new(Body::new(Full::new(Bytes::from(vec![code as i32 as u8])))))
+        }));
+        let header = |length: u32| Bytes::from([&[0], &length.to_be_bytes()[..]].concat());
+        let block = Bytes::from(vec![1; 1 << 20]);
+        let mut sent = async |request| {
+            let answer = service.call(request).await.expect("infallible");
+            let body = answer.into_body().collect().await.expect("sent").to_bytes();
+            Code::from_i32(i32::from(body[0]))
+        };
+        let endless = [header(16 << 20)].into_iter().chain(std::iter::repeat_n(block.clone(), 15));
+        assert_eq!(sent(request("greedy", futures::stream::iter(endless))).await, Code::ResourceExhausted);
+        let whole = (0..20).flat_map(move |_| [header(1 << 20), block.clone()]);
+        assert_eq!(sent(request("modest", futures::stream::iter(whole))).await, Code::Ok);
+    }
+
+    /// A place is held until the answer has been sent.
+    #[tokio::test]
+    async fn places_are_shared() {
+        let mut service = RoomLayer::new(4, 1 << 20).layer(tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::new(Full::new(Bytes::from_static(b"x")))))
+        }));
+        let mut call =
+            async |tenant: &str| service.call(request(tenant, futures::stream::empty())).await.expect("infallible");
+        let is_refused = |answer: &Response<Body>| answer.headers().contains_key("grpc-status");
+        let (first, second, third) = (call("a").await, call("a").await, call("a").await);
+        assert!(!is_refused(&first) && !is_refused(&second) && is_refused(&third));
+        let others = (call("b").await, call("c").await);
+        assert!(!is_refused(&others.0) && !is_refused(&others.1));
+        assert!(is_refused(&call("d").await), "no place is left");
+        first.into_body().collect().await.expect("sent");
+        assert!(!is_refused(&call("d").await));
+    }
+}
