@@ -81,8 +81,6 @@ pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
 
 /// Shortest time between two pushes to hot-metric: coalesces bursts.
 pub const HOT_PUSH_INTERVAL_MIN: Duration = Duration::from_millis(5);
-/// Longest time a change waits for its push while the previous one is acknowledged.
-pub const HOT_PUSH_INTERVAL_MAX: Duration = Duration::from_millis(20);
 /// Latest changes kept for the watchers of one tenant, some seconds of a busy one; a watcher that falls behind further is
 /// told how many it missed.
 pub const WATCH_CHANGES: usize = 65_536;

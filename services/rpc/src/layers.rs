@@ -4,6 +4,7 @@ mod attend;
 mod authorize;
 mod explain;
 mod framing;
+mod keep;
 mod measure;
 mod room;
 mod shed;

@@ -16,7 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::framing::Framing;
-use super::{Answer, Line, layer};
+use super::{Answer, Line, keep, layer};
 use crate::status;
 
 /// Bytes of an unfinished message that need no room, because the call's place stands for them.
@@ -133,7 +133,7 @@ where
         let share = Share::nothing(&self.layer.bytes, &holder);
         let request = request.map(|body| Body::new(Arriving { inner: Some(body), framing: Framing::default(), share }));
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Placed { inner: body, _place: place }))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| keep::until_sent(body, place))) })
     }
 }
 
@@ -178,29 +178,6 @@ impl http_body::Body for Arriving {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
-    }
-}
-
-/// An answer's body: the place is free when it has been sent.
-struct Placed {
-    inner: Body,
-    _place: Share,
-}
-
-impl http_body::Body for Placed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

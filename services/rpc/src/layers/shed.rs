@@ -1,18 +1,13 @@
 //! Bounds the calls in flight.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::Request;
-use http_body::{Frame, SizeHint};
 use tidegauge_core::{ErrorKind, ServiceError, limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 
-use super::{Answer, Line, layer};
+use super::{Answer, Line, keep, layer};
 use crate::status;
 
 // Calls of our own services have places of their own: a full house outside must not stop the work inside that would
@@ -41,32 +36,9 @@ where
         };
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let (parts, body) = answer.await?.into_parts();
             // The place is free when the answer has been sent, not when it begins.
-            Ok(http::Response::from_parts(parts, Body::new(Placed { inner: body, _place: place })))
+            Ok(answer.await?.map(|body| keep::until_sent(body, place)))
         })
-    }
-}
-
-struct Placed {
-    inner: Body,
-    _place: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Placed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
@@ -74,8 +46,9 @@ impl http_body::Body for Placed {
 mod tests {
     use std::convert::Infallible;
 
+    use bytes::Bytes;
     use http_body_util::{BodyExt as _, Full};
-    use tonic::Code;
+    use tonic::{Code, Status};
     use tonic_types::StatusExt as _;
     use tower::{Layer as _, Service as _};
 
