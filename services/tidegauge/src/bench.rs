@@ -7,6 +7,7 @@ mod data;
 mod freshness;
 mod histogram;
 mod ingest;
+mod load;
 mod neighbours;
 mod query;
 mod report;
@@ -21,6 +22,8 @@ use crate::failure::Outcome;
 pub(crate) enum BenchCommand {
     /// Durable events a second, until acknowledged and until in windows
     Ingest(ingest::IngestArgs),
+    /// A file of events through `tidegauge load`, until durable and until in windows
+    Load(load::LoadArgs),
     /// Time of the dashboard query through Flight SQL
     Query(query::QueryArgs),
     /// Time from publishing an event to a watcher that sees it
@@ -53,6 +56,7 @@ pub(crate) async fn run(command: BenchCommand) -> Outcome {
     }
     match command {
         BenchCommand::Ingest(args) => ingest::run(args).await,
+        BenchCommand::Load(args) => load::run(args).await,
         BenchCommand::Query(args) => query::run(args).await,
         BenchCommand::Freshness(args) => freshness::run(args).await,
         BenchCommand::Neighbours(args) => neighbours::run(args).await,

@@ -69,10 +69,7 @@ impl Server {
                 "admin",
                 "--ttl",
                 "1d",
-                "--tenant",
-                TENANT,
-                "--tenant",
-                NEIGHBOUR,
+                "--all-tenants",
                 "--data-dir",
             ])
             .arg(&data_dir)
@@ -101,13 +98,30 @@ impl Server {
     /// # Errors
     /// When the server does not accept.
     pub(super) async fn connect_as(&self, tenant: &str) -> Outcome<Client> {
+        self.connect_for(Some(tenant.to_owned())).await
+    }
+
+    /// A new connection, for all tenants.
+    ///
+    /// # Errors
+    /// When the server does not accept.
+    pub(super) async fn connect_to_all(&self) -> Outcome<Client> {
+        self.connect_for(None).await
+    }
+
+    async fn connect_for(&self, tenant: Option<String>) -> Outcome<Client> {
         let options = ClientOptions {
             endpoint: self.endpoint.clone(),
             token: Some(self.token.clone()),
-            tenant: Some(tenant.to_owned()),
+            tenant,
             ..ClientOptions::default()
         };
         Ok(Client::connect(options).await?)
+    }
+
+    /// Environment for our own commands against this server.
+    pub(super) fn credentials(&self) -> [(&'static str, &str); 2] {
+        [("TIDEGAUGE_ENDPOINT", &self.endpoint), ("TIDEGAUGE_TOKEN", &self.token)]
     }
 
     /// Resident memory of our child, in bytes; `None` for a foreign server or where the system does not tell.
