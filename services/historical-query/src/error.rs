@@ -131,11 +131,18 @@ fn find_abort(error: &DataFusionError) -> Option<&Abort> {
     None
 }
 
+/// What the engine writes before a message about the text: to the caller "internal error" would say that we are broken.
+const ENGINE_PREFIXES: [&str; 5] =
+    ["SQL error: ", "Error during planning: ", "Internal error: ", "Execution error: ", "Schema error: "];
+
 /// One line, without backtraces and without the engine's advice to report a bug.
 fn tidy(message: &str) -> String {
     let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or(message);
     let message = message.split("\nThis issue was likely caused by").next().unwrap_or(message);
-    let message = message.strip_prefix("SQL error: ").unwrap_or(message).trim_end_matches('.');
+    let mut message = message.trim_end_matches('.');
+    while let Some(rest) = ENGINE_PREFIXES.iter().find_map(|prefix| message.strip_prefix(prefix)) {
+        message = rest;
+    }
     let mut line: String = message.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((cut, _)) = line.char_indices().nth(MESSAGE_CHARS_MAX) {
         line.truncate(cut);
@@ -148,5 +155,18 @@ fn tidy(message: &str) -> String {
             first.to_lowercase().chain(line.chars().skip(1)).collect()
         }
         _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller reads what is wrong with the text, in one line, without the engine's own words around it.
+    #[test]
+    fn messages_are_for_callers() {
+        let told = tidy("Error during planning: Internal error: Function 'sum' failed to match\n any signature.");
+        assert_eq!(told, "function 'sum' failed to match any signature");
+        assert_eq!(tidy(&"x".repeat(5_000)).chars().count(), MESSAGE_CHARS_MAX + 1);
     }
 }

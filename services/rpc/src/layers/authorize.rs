@@ -16,8 +16,11 @@ use crate::methods::Methods;
 use crate::{Guard, status};
 
 /// Allowed calls of one credential, method and tenant choice: logged at INFO once in this time, at DEBUG in between.
-/// Denied ones are always logged at INFO.
+/// Denied ones are logged at INFO, up to [`DENIED_PER_SECOND`].
 const AUDIT_INTERVAL_NS: u64 = 60_000_000_000;
+/// Denied calls logged a second, of callers with a valid credential and of others each; what is over is counted in the next
+/// line, so that a flood of calls does not fill the disk of the log.
+const DENIED_PER_SECOND: u32 = 50;
 /// Combinations of those remembered for that.
 const AUDIT_REMEMBERED: usize = 4_096;
 /// Bytes of an unknown path in the audit log.
@@ -31,13 +34,39 @@ layer!(
         authenticator: Arc<Authenticator>,
         clock: Arc<dyn Clock>,
         audited: Arc<Mutex<Recent<Audited, u64>>>,
+        denied: Arc<[Mutex<Pace>; 2]>,
     },
     Authorize
 );
 
+/// Lines a second, and how many were left out.
+#[derive(Debug, Default)]
+struct Pace {
+    second: u64,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Pace {
+    /// Whether another line may be written now; how many were left out since the last one.
+    fn admit(&mut self, now_ns: u64) -> Option<u64> {
+        let second = now_ns / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.lines) = (second, 0);
+        }
+        if self.lines >= DENIED_PER_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 impl AuthorizeLayer {
     pub(crate) fn new(methods: Arc<Methods>, authenticator: Arc<Authenticator>, clock: Arc<dyn Clock>) -> Self {
-        Self { methods, authenticator, clock, audited: Arc::new(Mutex::new(Recent::new(AUDIT_REMEMBERED))) }
+        let audited = Arc::new(Mutex::new(Recent::new(AUDIT_REMEMBERED)));
+        Self { methods, authenticator, clock, audited, denied: Arc::default() }
     }
 
     /// Decides, and prepares the request for its handler.
@@ -141,6 +170,9 @@ impl AuthorizeLayer {
     }
 
     fn audit_denied(&self, request: &Request<Body>, method: &str, grant: Option<&Arc<Grant>>, error: &ServiceError) {
+        let pace = &self.denied[usize::from(grant.is_some())];
+        let admitted = pace.lock().unwrap_or_else(PoisonError::into_inner).admit(self.clock.monotonic_ns());
+        let Some(left_out) = admitted else { return };
         let asked = request.headers().get("x-tenant-id").and_then(|value| value.to_str().ok()).map(clip_text);
         tracing::info!(
             target: "tidegauge::audit",
@@ -153,6 +185,7 @@ impl AuthorizeLayer {
             method,
             tenant_asked = ?asked,
             peer = ?peer(request),
+            left_out = (left_out > 0).then_some(left_out),
             "call denied"
         );
     }
@@ -262,5 +295,21 @@ impl std::fmt::Display for Shown<'_> {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flood leaves a bounded number of lines, and the next line says how many are missing.
+    #[test]
+    fn denied_calls_are_logged_at_a_pace() {
+        let mut pace = Pace::default();
+        let second = 1_000_000_000;
+        let lines = (0..1_000).filter(|i| pace.admit(7 * second + i).is_some()).count();
+        assert_eq!(lines, DENIED_PER_SECOND as usize);
+        assert_eq!(pace.admit(8 * second), Some(1_000 - u64::from(DENIED_PER_SECOND)));
+        assert_eq!(pace.admit(8 * second + 1), Some(0));
     }
 }
