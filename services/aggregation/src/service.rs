@@ -81,6 +81,7 @@ impl Aggregation {
                 crash: crash.clone(),
                 cache: RowCache::new(CACHE_BYTES),
                 large: large.clone(),
+                compared: Default::default(),
                 report: Default::default(),
                 draining: Default::default(),
             });

@@ -18,6 +18,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use tidegauge_core::checkpoint::StoreError;
 use tidegauge_core::clock::Clock;
 use tidegauge_core::scope::{SystemAuthority, TenantScope};
-use tidegauge_core::{Ordinal, ShardId};
+use tidegauge_core::{Key, Ordinal, ShardId};
 use tidegauge_lake::apply::RowCache;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -51,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) cache: RowCache,
     /// Lets one large object be made at a time in this process.
     pub(crate) large: Arc<Semaphore>,
+    /// Keys whose hour index this process has compared with the lake: it costs a listing of their objects.
+    pub(crate) compared: Mutex<HashSet<Key>>,
     /// Last known state, for when the worker cannot answer.
     pub(crate) report: Mutex<ShardReport>,
     /// The worker was told to end: a session that fails is the last one.

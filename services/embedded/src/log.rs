@@ -294,6 +294,10 @@ impl EventLog for EmbeddedLog {
                 tracing::warn!(what, "a call was written in part, then there was no room");
                 Err(StoreError::Unavailable("a part is written, for the rest the disk is full".to_owned()))
             }
+            Some(StoreError::Io { doing, source }) if written => {
+                tracing::warn!(doing, %source, "a call was written in part, then a write failed");
+                Err(StoreError::Unavailable("a part is written, for the rest a write failed".to_owned()))
+            }
             Some(error) => Err(error),
         }
     }

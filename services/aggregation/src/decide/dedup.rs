@@ -16,6 +16,9 @@ use super::settings::Settings;
 pub(super) const SEQUENCES_PER_BLOCK: u64 = 256;
 /// Ranges of indexes that take as much memory as a sequence.
 const RANGES_PER_SEQUENCE: usize = 4;
+/// Ranges of a kept producer's request beyond which it is refused once the newest sequences of kept producers, which are never
+/// forgotten, take a quarter of the room. (All that may come then still leaves room for others.)
+const KEPT_RANGES_MAX: usize = 8;
 /// Marks a sequence whose indexes are not simply the first ones.
 const ODD: u32 = u32::MAX;
 
@@ -73,6 +76,8 @@ pub(super) struct Producers {
     kept: usize,
     /// What all take in memory, as a number of plain sequences.
     weight: usize,
+    /// Of this, the newest sequences of kept producers.
+    pinned: usize,
     swept_at: i64,
     /// Changed since the last epoch.
     pub(super) dirty: Vec<u128>,
@@ -93,6 +98,11 @@ impl Producers {
     ) -> Outcome {
         self.sweep(at, settings);
         let producer = id.producer.id;
+        let is_known = || self.all.get(&producer).is_some_and(|state| state.knows(id.sequence));
+        let is_tight = self.pinned > settings.dedup_key_sequences / 4;
+        if id.producer.kept && ranges.len() > KEPT_RANGES_MAX && is_tight && !is_known() {
+            return Outcome::TooManyKept;
+        }
         if !self.all.contains_key(&producer) {
             if id.producer.kept && self.kept >= settings.kept_producers_max {
                 return Outcome::TooManyKept;
@@ -109,15 +119,16 @@ impl Producers {
             state.dirty = true;
             self.dirty.push(producer);
         }
-        let before = state.weight;
+        let (before, pinned_before) = (state.weight, state.pinned());
         state.age(at.saturating_sub(settings.dedup_age_ns));
         let outcome = state.check(id, ranges, at, fresh);
         while state.seen.len() > settings.dedup_sequences {
             state.evict();
         }
         self.weight = self.weight + state.weight - before;
+        self.pinned = self.pinned + state.pinned() - pinned_before;
         if self.weight > settings.dedup_key_sequences {
-            self.shrink(settings.dedup_key_sequences / 10 * 9);
+            self.shrink(settings.dedup_key_sequences / 10 * 9, producer);
         }
         outcome
     }
@@ -169,15 +180,16 @@ impl Producers {
         }
     }
 
-    /// Reduces the longest silent producers to their floors until all weigh at most `goal`.
-    fn shrink(&mut self, goal: usize) {
+    /// Reduces the longest silent producers to their floors until all weigh at most `goal`. The newest sequence of a kept
+    /// producer stays (see [`ProducerState::age`]), and that of the `current` one, most likely to be sent again.
+    fn shrink(&mut self, goal: usize, current: u128) {
         for id in self.by_silence(false) {
             if self.weight <= goal {
                 return;
             }
             let Some(state) = self.all.get_mut(&id) else { continue };
-            // The newest sequence stays: it is the one most likely to be sent again.
-            while state.seen.len() > 1 && self.weight > goal {
+            let stays = usize::from(state.kept || id == current);
+            while state.seen.len() > stays && self.weight > goal {
                 let before = state.weight;
                 state.evict();
                 self.weight -= before - state.weight;
@@ -187,6 +199,12 @@ impl Producers {
                 self.dirty.push(id);
             }
         }
+    }
+
+    /// What all take in memory, as a number of plain sequences.
+    #[cfg(test)]
+    pub(super) fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Takes the ids of changed producers.
@@ -209,13 +227,14 @@ impl Producers {
     /// Puts a restored sequence back; sequences of a producer come in order.
     pub(super) fn restore_seen(&mut self, id: u128, seen: Seen, ranges: Option<Vec<IndexRange>>) {
         let Some(state) = self.all.get_mut(&id) else { return };
-        let before = state.weight;
+        let (before, pinned_before) = (state.weight, state.pinned());
         if let Some(ranges) = ranges {
             state.set_odd(seen.sequence, ranges);
         }
         state.seen.push_back(seen);
         state.weight += 1;
         self.weight += state.weight - before;
+        self.pinned = self.pinned + state.pinned() - pinned_before;
     }
 }
 
@@ -235,6 +254,19 @@ impl ProducerState {
     /// Indexes of a sequence: their number if they are the first ones, otherwise their ranges.
     pub(super) fn indexes(&self, seen: &Seen) -> Result<u32, &[IndexRange]> {
         if seen.events == ODD { Err(self.odd.get(&seen.sequence).map_or(&[], Vec::as_slice)) } else { Ok(seen.events) }
+    }
+
+    /// Whether this sequence was seen, or must have been.
+    fn knows(&self, sequence: u64) -> bool {
+        sequence <= self.floor || self.seen.binary_search_by_key(&sequence, |seen| seen.sequence).is_ok()
+    }
+
+    /// What its newest sequence takes, if it stays whatever happens.
+    fn pinned(&self) -> usize {
+        match self.seen.back() {
+            Some(newest) if self.kept => 1 + self.indexes(newest).err().map_or(0, <[_]>::len) / RANGES_PER_SEQUENCE,
+            _ => 0,
+        }
     }
 
     /// Sequences of a block.

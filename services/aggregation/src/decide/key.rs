@@ -133,6 +133,12 @@ impl KeyState {
         self.index_version
     }
 
+    /// What the producers take in memory, as a number of plain sequences.
+    #[cfg(test)]
+    pub(super) fn dedup_weight(&self) -> usize {
+        self.producers.weight()
+    }
+
     /// Events counted that are not in the rows which readers see.
     pub fn pending(&self) -> u64 {
         self.waiting_events + self.outbox.as_ref().map_or(0, |outbox| outbox.correction_events)

@@ -1,7 +1,7 @@
 //! Step 2 of the commit protocol: outputs into the lake. Repeating it changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use tidegauge_core::Key;
@@ -44,18 +44,38 @@ pub(super) async fn apply(
     let parallel = context.options.parallel_objects.max(1);
     let places =
         jobs.iter().enumerate().flat_map(|(job, outputs)| (0..outputs.hours.len()).map(move |hour| (job, hour)));
-    let objects = stream::iter(places.collect::<Vec<_>>()).map(|(job, hour)| async move {
+    // Large keys stand in a queue of their own: the objects of others and dead letters do not wait for them.
+    let is_small = |job: usize| jobs[job].series < context.options.large_key_series;
+    let places: Vec<(usize, usize)> = places.collect();
+    let small: Vec<_> = places.iter().copied().filter(|place| is_small(place.0)).collect();
+    let large: Vec<_> = places.into_iter().filter(|place| !is_small(place.0)).collect();
+    let small = stream::iter(small).map(|(job, hour)| async move {
         let outputs = &jobs[job];
         let hour = &outputs.hours[hour];
-        let applied = if outputs.series < context.options.large_key_series {
-            apply_hour(context, standing, &outputs.key, outputs.epoch, hour).await
-        } else {
-            apply_large_hour(context, standing, outputs, hour).await
-        };
+        let applied = apply_hour(context, standing, &outputs.key, outputs.epoch, hour).await;
         context.crash.reached(CrashStep::AfterObject);
         (job, hour.hour.day(), applied)
     });
-    let objects: Vec<_> = objects.buffer_unordered(parallel).collect().await;
+    let large = async {
+        let mut done = Vec::with_capacity(large.len());
+        for (job, hour) in large {
+            let (outputs, hour) = (&jobs[job], &jobs[job].hours[hour]);
+            let applied = apply_large_hour(context, standing, outputs, hour).await;
+            context.crash.reached(CrashStep::AfterObject);
+            done.push((job, hour.hour.day(), applied));
+        }
+        done
+    };
+    let dead = stream::iter(dead).map(|batch| async move {
+        let put = put_dead(context, standing, &batch).await;
+        if let Err(error) = &put {
+            tracing::warn!(tenant = %batch.tenant, %error, "dead letters could not be written");
+        }
+        (batch, put.is_ok())
+    });
+    let (mut objects, more, dead): (Vec<_>, Vec<_>, Vec<_>) =
+        futures::join!(small.buffer_unordered(parallel).collect(), large, dead.buffered(parallel).collect());
+    objects.extend(more);
 
     let mut failures: BTreeMap<usize, ApplyFailure> = BTreeMap::new();
     let mut days: BTreeMap<(usize, Day), Vec<IndexEntry>> = BTreeMap::new();
@@ -80,20 +100,13 @@ pub(super) async fn apply(
         }
     }
 
-    let mut report = ApplyReport::default();
+    let mut report = ApplyReport { dead, ..ApplyReport::default() };
     for (place, job) in jobs.iter().enumerate() {
         let result = failures.remove(&place).map_or(Ok(()), |failure| Err(named(failure)));
         if let Err(failure) = &result {
             tracing::warn!(key = %job.key, parked = ?failure.parked, stopped = ?failure.stopped, "outputs are parked");
         }
         report.keys.push((job.index, result));
-    }
-    for batch in dead {
-        let put = put_dead(context, standing, &batch).await;
-        if let Err(error) = &put {
-            tracing::warn!(tenant = %batch.tenant, %error, "dead letters could not be written");
-        }
-        report.dead.push((batch, put.is_ok()));
     }
     report
 }
@@ -174,8 +187,10 @@ fn named(mut failure: ApplyFailure) -> ApplyFailure {
     failure
 }
 
-/// Makes lost hour indexes from the lake, so that no answer is short.
-pub(super) async fn restore_indexes(context: &Context, keys: Vec<Key>) {
+/// Makes lost hour indexes from the lake, so that no answer is short; for each key once in the life of a worker.
+pub(super) async fn restore_indexes(context: &Context, mut keys: Vec<Key>) {
+    let compared = || context.compared.lock().unwrap_or_else(PoisonError::into_inner);
+    keys.retain(|key| !compared().contains(key));
     let restored = stream::iter(keys).map(|key| async move {
         let tenant = context.authority.tenant(&key.tenant);
         let restored = index::restore(context.backends.lake.as_ref(), &tenant, key.bucket).await;
@@ -184,8 +199,12 @@ pub(super) async fn restore_indexes(context: &Context, keys: Vec<Key>) {
     let mut restored = std::pin::pin!(restored.buffer_unordered(context.options.parallel_objects.max(1)));
     while let Some((key, restored)) = restored.next().await {
         match restored {
-            Ok(None) => {}
-            Ok(Some(rebuilt)) => tracing::info!(%key, objects = rebuilt.objects, "a lost hour index was made again"),
+            Ok(rebuilt) => {
+                if let Some(rebuilt) = rebuilt {
+                    tracing::info!(%key, objects = rebuilt.objects, "a lost hour index was made again");
+                }
+                compared().insert(key);
+            }
             Err(error) => tracing::error!(%key, %error, "the hour index could not be checked"),
         }
     }

@@ -60,6 +60,7 @@ pub(crate) async fn run(args: NeighboursArgs) -> Outcome {
     let (mut alone, mut beside) = (Found::default(), Found::default());
     let mut sent = 0;
     for _ in 0..args.rounds {
+        settled(&quiet).await?;
         round(&quiet, args.seconds, &mut alone).await?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let flood = tokio::spawn(flood(noisy.clone(), stopped));
@@ -92,6 +93,17 @@ fn compare(report: &mut Report, names: [&'static str; 3], [alone, beside]: [&mut
     }
     let [p50, p99, _] = std::array::from_fn(|i| ranks[1][i].as_secs_f64() / ranks[0][i].as_secs_f64());
     report.add(names[2], format!("p50 × {p50:.2}, p99 × {p99:.2}"), serde_json::json!([p50, p99]));
+}
+
+/// Waits until nothing of the neighbour's is left to be aggregated.
+async fn settled(client: &Client) -> Outcome {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        ticks.tick().await;
+        if client.status().await?.shards.iter().all(|shard| shard.at_tip) {
+            return Ok(());
+        }
+    }
 }
 
 /// One round of the quiet tenant.

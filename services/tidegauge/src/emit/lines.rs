@@ -91,6 +91,7 @@ fn read_lines(source: impl Read, mut take: impl FnMut(Incoming) -> bool) -> std:
             }
             _ => Err(format!("longer than {} bytes", grouped(LINE_BYTES_MAX as u64))),
         };
+        let text = text.map(|text| if place.offset == 0 { text.trim_start_matches('\u{feff}') } else { text });
         let read = match text {
             Ok(text) if text.trim().is_empty() => continue,
             Ok(text) => json::parse(text, &mut times).map(|event| Event {

@@ -150,6 +150,35 @@ fn requests_with_many_holes_are_remembered_for_a_shorter_time() {
     assert_eq!((counters(&restored).on_time, counters(&restored).dead), (200_000, 2_000));
 }
 
+/// However many producers bring requests with many holes, memory has its limit: fresh ones are forgotten, silent ones first, and
+/// kept ones, which are not, are refused in time. What cannot be told becomes a dead letter, so nothing counts twice.
+#[test]
+fn many_producers_with_holes_are_bounded() {
+    let settings = || Settings { dedup_key_sequences: 4_000, ..settings() };
+    let holes = |producer: u8, kept: bool, second: i64| {
+        let mut record = numbered(producer, kept, 1, 1_000, T0 + second * SECOND_NS);
+        record.indexes = (0..1_000).map(|i| IndexRange { first: 2 * i, count: 1 }).collect();
+        record
+    };
+    for kept in [false, true] {
+        let mut shard = Shard::new(settings());
+        for producer in 0..100 {
+            process(&mut shard, &holes(producer, kept, i64::from(producer)));
+        }
+        let weight = shard.key(&key("a")).unwrap().dedup_weight();
+        assert!(weight <= 4_000, "kept {kept}: {weight}");
+        let before = counters(&shard);
+        assert_eq!(before.on_time + before.dead, 100_000);
+        for producer in 0..100 {
+            process(&mut shard, &holes(producer, kept, 100));
+        }
+        let after = counters(&shard);
+        assert_eq!(after.on_time, before.on_time, "kept {kept}: nothing counts twice");
+        assert_eq!(after.duplicates + after.dead - before.dead, 100_000);
+        assert!(after.duplicates >= 3_000, "kept {kept}: the newest are remembered");
+    }
+}
+
 /// Limits of producers: one more kept producer is refused, one more fresh one makes the most silent one forgotten.
 #[test]
 fn producers_are_limited() {
