@@ -27,7 +27,9 @@ async fn the_demo_shows_values_and_counts_history_once() {
         let output = tokio::task::spawn_blocking(move || demo(&run_in)).await.expect("no panic");
         let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}{shown}");
-        for word in ["local", "cpu.usage_percent", "memory.used_bytes", "sample-shop", "sample-factory"] {
+        for word in
+            ["local", "cpu.usage_percent", "memory.used_bytes", "sample-shop", "sample-factory", "are synthetic"]
+        {
             assert!(shown.contains(word), "no {word} in\n{shown}{said}");
         }
         for line in

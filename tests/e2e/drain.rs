@@ -46,6 +46,7 @@ async fn sigterm_drains() {
     assert!(status.success(), "{status}:\n{log}");
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert!(!log.contains("panicked"), "{log}");
+    assert!(log.contains("stopped complete=true"), "nothing was left undone: {log}");
     let acknowledged = load.await.expect("no panic");
     while let Some(step) = watch.next().await {
         if step.is_err() {

@@ -61,6 +61,11 @@ async fn rules_reload_while_streams_run() {
 
     // A broken file changes nothing.
     fs::write(&rules, "UserName,tenant_id\nbob,NOT A TENANT\n").expect("writable");
+    tidegauge_tests::wait::until("the broken file to be read", || async {
+        let log = server.log();
+        if log.contains("a changed file is broken") { Ok(()) } else { Err(log) }
+    })
+    .await;
     writer.publish(live(2, 1, vec![event("cpu", 0.0, now_ns())])).await.expect("bob's rule stands");
     bob.list_metrics(1, "").await.expect("bob's rule stands");
 }

@@ -40,8 +40,8 @@ FROM oracle o FULL OUTER JOIN found f
 WHERE o.event_count IS DISTINCT FROM f.event_count
    OR o.min_value IS DISTINCT FROM f.min_value
    OR o.max_value IS DISTINCT FROM f.max_value
-   OR abs(o.sum_value - f.sum_value) > {TOLERANCE} * greatest(o.magnitude, 1e-300)
-   OR abs(o.avg_value - f.avg_value) > {TOLERANCE} * greatest(o.magnitude / o.event_count, 1e-300)
+   OR (abs(o.sum_value - f.sum_value) <= {TOLERANCE} * greatest(o.magnitude, 1e-300)) IS NOT TRUE
+   OR (abs(o.avg_value - f.avg_value) <= {TOLERANCE} * greatest(o.magnitude / o.event_count, 1e-300)) IS NOT TRUE
 ORDER BY ALL
 """
 

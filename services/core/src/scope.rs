@@ -218,9 +218,10 @@ impl fmt::Debug for ScopedTenant {
     }
 }
 
-/// The platform's own authority, handed to named background workers; each is audited by its name.
+/// The platform's own authority, handed to named background workers.
 ///
-/// Created once, where the process is composed (and in tests).
+/// Made once for each worker, where the process is composed (and in tests), and audited there; calls that a worker makes with
+/// it pass the interceptor and are audited by the worker's name.
 #[derive(Clone, Debug)]
 pub struct SystemAuthority {
     worker: Arc<str>,

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::stdout;
 use crate::tell::tell;
 use crate::units::{counted, readable, short};
 use csv::CsvOptions;
@@ -86,6 +87,9 @@ pub(crate) struct LoadArgs {
     /// How to show progress
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
     progress: ProgressMode,
+    /// Sums of each file: text on standard error, or a line of JSON on standard output
+    #[arg(short = 'o', long = "output", default_value = "text", value_parser = ["text", "json"])]
+    output: String,
     #[command(flatten)]
     csv: CsvArgs,
     #[command(flatten)]
@@ -265,7 +269,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     if !ledger.refused_tenants.is_empty() {
         unsent = keep_unsent(file, &format, &resume, &mut ledger)?;
     }
-    summary(file, ledger, unsent)
+    summary(file, ledger, unsent, args.output == "json")
 }
 
 /// Reads the file on a thread of its own.
@@ -301,7 +305,7 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
     kept.map(|()| unsent)
 }
 
-fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
+fn summary(file: &Path, ledger: Ledger, unsent: u64, json: bool) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
     let known_before = ledger.known_before;
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
@@ -317,6 +321,20 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
     let progress = ledger.close()?;
     progress.finish();
     let rate = short(progress.events_per_second());
+    let is_whole = rejected == 0 && unreadable == 0 && refused.is_none();
+    if json {
+        let sums = serde_json::json!({
+            "file": file.display().to_string(),
+            "accepted": accepted,
+            "loaded_before": known_before,
+            "lines_without_event": unreadable,
+            "refused": rejected,
+            "not_sent": unsent,
+            "seconds": progress.elapsed().as_secs_f64(),
+        });
+        stdout::write(format_args!("{sums}\n"))?;
+        return Ok(is_whole);
+    }
     let took = readable(progress.elapsed());
     let mut parts = vec![format!("{} durable ({rate}/s, {took})", counted(accepted, "event"))];
     if known_before > 0 {
@@ -332,7 +350,7 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64) -> Outcome<bool> {
         parts.push(format!("{} of {tenants} not sent", counted(unsent, "event")));
     }
     tell(format_args!("{}: {}", file.display(), parts.join(", ")));
-    Ok(rejected == 0 && unreadable == 0 && refused.is_none())
+    Ok(is_whole)
 }
 
 #[cfg(test)]

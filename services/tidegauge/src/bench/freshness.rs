@@ -8,6 +8,7 @@ use tidegauge_client::{ColumnsBuilder, EventRef, ProducerOptions};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 
 use super::histogram::Times;
+use super::ingest::rows_total;
 use super::report::Report;
 use super::server::Server;
 use super::{TargetArgs, data};
@@ -40,6 +41,7 @@ pub(crate) struct FreshnessArgs {
 pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
     let server = Server::start(&args.target, &[])?;
     let reader = server.connect().await?;
+    let rows_before = rows_total(&reader).await?;
     let mut watch = reader.watch(vec![MARKER.to_owned()]).await?;
     while let Some(step) = watch.next().await {
         if step?.initial_state_complete {
@@ -79,7 +81,7 @@ pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
                 producer.send(marker.take()).await?;
                 producer.send(columns).await?;
             }
-            producer.close().await.map(|_| ())
+            producer.close().await
         })
     };
 
@@ -102,7 +104,11 @@ pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
             seen = seen.max(newest + 1);
         }
     }
-    sending.await.map_err(|panic| Failure::new(panic.to_string()))??;
+    let sent = sending.await.map_err(|panic| Failure::new(panic.to_string()))??;
+    let rows = rows_total(&reader).await? - rows_before;
+    if rows != sent.accepted {
+        return Err(Failure::new(format!("sent {} events, but SUM(event_count) grew by {rows}", sent.accepted)));
+    }
 
     let mut report = Report::default();
     report.text("data", format!("{}; {} batches and markers a second", data::DESCRIPTION, args.batches));
@@ -111,5 +117,6 @@ pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
     let [p50, p99, max] = times.percentiles([0.5, 0.99, 1.0]);
     let shown = format!("p50 {}, p99 {}, max {}", readable(p50), readable(p99), readable(max));
     report.add("event to watcher", shown, serde_json::json!([p50, p99, max].map(|t| t.as_secs_f64())));
+    report.add("checked", format!("SUM(event_count) = {}", grouped(rows)), rows);
     report.print(&args.target.output)
 }

@@ -53,6 +53,7 @@ pub(crate) async fn run(args: IngestArgs) -> Outcome {
     let server = Server::start(&args.target, &[])?;
     let clock = SystemClock::default();
     let before = count(&server.connect().await?).await?;
+    let rows_before = rows_total(&server.connect().await?).await?;
     let syncs_before = server.counter("tidegauge_log_syncs_total").await;
 
     let batches = args.events.div_ceil(u64::from(args.batch)).div_ceil(u64::from(args.streams)).max(1);
@@ -84,7 +85,10 @@ pub(crate) async fn run(args: IngestArgs) -> Outcome {
             return Err(Failure::new(format!("sent {events} events, but {found} stand in windows")));
         }
     };
-    let rows = rows_total(&reader).await?;
+    let rows = rows_total(&reader).await? - rows_before;
+    if rows != events {
+        return Err(Failure::new(format!("sent {events} events, but SUM(event_count) grew by {rows}")));
+    }
 
     let mut report = Report::default();
     report.text("data", format!("{}; {} events a batch as {}", data::DESCRIPTION, args.batch, args.format));
@@ -163,14 +167,14 @@ fn taken(ack: tidegauge_client::Ack) -> Outcome<Duration> {
     }
 }
 
-/// Events that stand in windows, by the counters of hot values.
+/// Events that stand in windows, by the counters of aggregation.
 async fn count(client: &Client) -> Outcome<u64> {
     let status = client.status().await?;
     Ok(status.keys.iter().filter_map(|key| key.counters).map(|c| c.on_time + c.late + c.backfilled).sum())
 }
 
 /// Events in the table, by SQL.
-async fn rows_total(client: &Client) -> Outcome<u64> {
+pub(super) async fn rows_total(client: &Client) -> Outcome<u64> {
     use arrow::array::{Array as _, Int64Array};
 
     let sql = "SELECT CAST(COALESCE(SUM(event_count), 0) AS BIGINT) FROM dashboard_metrics";

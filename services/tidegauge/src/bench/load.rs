@@ -10,6 +10,7 @@ use tidegauge_core::clock::{Clock as _, SystemClock};
 use tokio::process::Command;
 
 use super::TargetArgs;
+use super::ingest::rows_total;
 use super::report::Report;
 use super::server::Server;
 use crate::failure::{Doing as _, Failure, Outcome};
@@ -17,6 +18,9 @@ use crate::units::{grouped, readable, short};
 
 /// How long the windows may lag behind before the benchmark gives up.
 const LAG_MAX: Duration = Duration::from_secs(120);
+
+/// How long it may take until history stands in rows.
+const PUBLISHED_MAX: Duration = Duration::from_secs(300);
 
 /// Arguments of `bench load`.
 #[derive(Clone, Debug, Args)]
@@ -40,6 +44,7 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
     let server = Server::start(&args.target, &[])?;
     let reader = server.connect_to_all().await?;
     let before = settled(&reader).await?;
+    let rows_before = rows_total(&reader).await?;
     let folder = tempfile::tempdir().doing("a temporary folder")?;
 
     let mut command = Command::new(std::env::current_exe().doing("this program's path")?);
@@ -80,6 +85,22 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
         }
     };
 
+    let memory = server.memory_bytes();
+    // History stands in rows after the next cut.
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    let rows = loop {
+        ticks.tick().await;
+        let rows = rows_total(&reader).await? - rows_before;
+        let elapsed = Duration::from_nanos(clock.monotonic_ns() - start);
+        if rows == events - dead {
+            break rows;
+        }
+        if rows > events || elapsed > counted + PUBLISHED_MAX {
+            let text = format!("{events} events are durable, {dead} are dead letters, SUM(event_count) grew by {rows}");
+            return Err(Failure::new(text));
+        }
+    };
+
     let mut report = Report::default();
     report.add("file", format!("{}B", short(bytes as f64)), bytes);
     report.add("events", grouped(events), events);
@@ -88,9 +109,10 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
         report.add(name, format!("{}/s ({})", short(rate), readable(time)), rate);
     }
     report.add("dead letters", grouped(dead), dead);
-    if let Some(bytes) = server.memory_bytes() {
+    if let Some(bytes) = memory {
         report.add("server memory", format!("{}B", short(bytes as f64)), bytes);
     }
+    report.add("checked", format!("SUM(event_count) = {}", grouped(rows)), rows);
     report.print(&args.target.output)
 }
 

@@ -7,7 +7,11 @@ pub(super) fn copyable(endpoint: &str, token_file: &Path) -> Vec<String> {
     let token_file = token_file.display().to_string();
     let program = program();
     let address = endpoint.trim_start_matches("http://");
-    let mut lines = vec!["In another terminal, in this folder:".to_owned(), String::new()];
+    let mut lines = vec![
+        "Tenant local is this machine; sample-shop and sample-factory are synthetic.".to_owned(),
+        "In another terminal, in this folder:".to_owned(),
+        String::new(),
+    ];
     lines.push(format!("  export TIDEGAUGE_TOKEN=$(cat {})", for_shell(&token_file)));
     if endpoint != "http://127.0.0.1:7171" {
         lines.push(format!("  export TIDEGAUGE_ENDPOINT={endpoint}"));

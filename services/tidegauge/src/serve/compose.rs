@@ -190,6 +190,7 @@ fn local(listener: &tokio::net::TcpListener) -> Outcome<SocketAddr> {
 
 #[expect(clippy::disallowed_methods, reason = "this is the composition")]
 fn authority(worker: &str) -> SystemAuthority {
+    tracing::info!(target: "tidegauge::audit", worker, "the platform's authority is handed to a worker");
     SystemAuthority::for_worker(worker)
 }
 
