@@ -30,6 +30,9 @@ pub(crate) enum BenchCommand {
     Freshness(freshness::FreshnessArgs),
     /// Times of a quiet tenant, alone and beside one that sends all it may
     Neighbours(neighbours::NeighboursArgs),
+    /// Send until standard input ends: the neighbour of `neighbours`
+    #[command(hide = true)]
+    Flood(neighbours::FloodArgs),
 }
 
 /// What all benchmarks share.
@@ -55,6 +58,7 @@ pub(crate) async fn run(command: BenchCommand) -> Outcome {
         eprintln!("warning: this is a debug build; its figures say nothing");
     }
     match command {
+        BenchCommand::Flood(args) => neighbours::flood(args).await,
         BenchCommand::Ingest(args) => ingest::run(args).await,
         BenchCommand::Load(args) => load::run(args).await,
         BenchCommand::Query(args) => query::run(args).await,

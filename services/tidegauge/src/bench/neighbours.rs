@@ -1,19 +1,23 @@
 //! `bench neighbours`: what a tenant that sends all it may does to the times of a quiet one (I7).
 //!
 //! The quiet tenant publishes small batches and reads a current value at a steady pace. Rounds alone and rounds beside a
-//! neighbour alternate, so that the machine's own moods fall on both; the neighbour sends as fast as its quota lets it.
+//! neighbour alternate, so that the machine's own moods fall on both; the neighbour sends as fast as its quota lets it. It
+//! is a process of its own, and of low priority: on a machine of few cores its encoding would otherwise delay the client
+//! that measures, and the server would be blamed.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Args;
-use tidegauge_client::{Client, ClientError, ProducerOptions};
+use tidegauge_client::{Client, ProducerOptions};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 
 use super::histogram::Times;
 use super::report::Report;
 use super::server::{NEIGHBOUR, Server, TENANT};
 use super::{TargetArgs, data};
-use crate::failure::{Failure, Outcome};
+use crate::connect::ConnectArgs;
+use crate::failure::{Doing as _, Failure, Outcome};
 use crate::units::{grouped, readable};
 
 /// Events in a batch of the neighbour.
@@ -54,7 +58,6 @@ pub(crate) async fn run(args: NeighboursArgs) -> Outcome {
     let quota = args.quota.to_string();
     let server = Server::start(&args.target, &[("TIDEGAUGE_QUOTA_EVENTS_PER_SECOND", &quota)])?;
     let quiet = server.connect_as(TENANT).await?;
-    let noisy = server.connect_as(NEIGHBOUR).await?;
     round(&quiet, 1, &mut Found::default()).await?;
 
     let (mut alone, mut beside) = (Found::default(), Found::default());
@@ -62,12 +65,9 @@ pub(crate) async fn run(args: NeighboursArgs) -> Outcome {
     for _ in 0..args.rounds {
         settled(&quiet).await?;
         round(&quiet, args.seconds, &mut alone).await?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let flood = tokio::spawn(flood(noisy.clone(), stopped));
+        let neighbour = Neighbour::start(&server)?;
         round(&quiet, args.seconds, &mut beside).await?;
-        // A flood that has ended already says why below.
-        let _ = stop.send(());
-        sent += flood.await.map_err(|panic| Failure::new(panic.to_string()))??;
+        sent += neighbour.stop().await?;
     }
 
     let mut report = Report::default();
@@ -138,17 +138,71 @@ async fn round(client: &Client, seconds: u32, found: &mut Found) -> Outcome {
     Ok(())
 }
 
-/// Sends as much as the server takes until it is told to stop; how many events were taken.
-async fn flood(client: Client, mut stop: tokio::sync::oneshot::Receiver<()>) -> Result<u64, ClientError> {
+/// The neighbour's process.
+#[derive(Debug)]
+struct Neighbour(tokio::process::Child);
+
+impl Neighbour {
+    fn start(server: &Server) -> Outcome<Self> {
+        let program = std::env::current_exe().doing("this program's path")?;
+        // Where there is no such program, the neighbour is as urgent as everybody.
+        let mut command = match std::process::Command::new("nice").arg("true").status() {
+            Ok(status) if status.success() => {
+                let mut command = tokio::process::Command::new("nice");
+                command.args(["-n", "19"]).arg(program);
+                command
+            }
+            _ => tokio::process::Command::new(program),
+        };
+        command
+            .args(["bench", "flood", "--tenant", NEIGHBOUR])
+            .envs(server.credentials())
+            .env_remove("TIDEGAUGE_CA")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        Ok(Self(command.spawn().doing("starting the neighbour")?))
+    }
+
+    /// Ends it; how many of its events were taken.
+    async fn stop(mut self) -> Outcome<u64> {
+        // The end of its input ends it.
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().await.doing("the neighbour")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        said.trim().parse().map_err(|_| Failure::new(format!("the neighbour ended with {}", output.status)))
+    }
+}
+
+/// Arguments of `bench flood`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FloodArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Sends as much as the server takes until standard input ends; prints how many events were taken.
+///
+/// # Errors
+/// What the server said.
+pub(crate) async fn flood(args: FloodArgs) -> Outcome {
+    let client = args.connect.connect().await?;
+    let (ended, mut end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An input that cannot be read has ended too.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
     let clock = SystemClock::default();
     let mut producer = client.producer(ProducerOptions { in_flight: 16, ..ProducerOptions::default() });
     let mut columns = data::columns(NEIGHBOUR_BATCH, 0);
-    while stop.try_recv().is_err() {
+    while matches!(end.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty)) {
         let now = clock.wall_ns();
         for (i, time) in columns.times_unix_nano.iter_mut().enumerate() {
             *time = now + i as i64;
         }
         producer.send(columns.clone()).await?;
     }
-    Ok(producer.close().await?.accepted)
+    let accepted = producer.close().await?.accepted;
+    crate::stdout::write(format_args!("{accepted}\n"))
 }
