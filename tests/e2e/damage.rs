@@ -106,6 +106,66 @@ async fn a_damaged_shard_says_so_and_the_others_go_on() {
     .await;
 }
 
+/// A sealed segment that was damaged refuses the start; where the start has no time for it, the server serves, finds it, and
+/// says so: to probes, to an operator with file and offset, to a reader without them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_sealed_segment_is_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let small = || ServerOptions::quick().set("TIDEGAUGE_LOG_SEGMENT_BYTES", "64KB");
+    let server = Server::start(folder.path(), &small());
+    let token = server.token("admin", "admin", &["tenant-001"]);
+    let reader = server.token("reader", "reader", &["tenant-001"]);
+    let ours = client(&server, &token, Some("tenant-001")).await;
+    for sequence in 1..=20 {
+        ours.publish(live(1, sequence, series("cpu", 2_000, now_ns()))).await.expect("taken");
+    }
+    published(&ours).await;
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+
+    let largest = segments(folder.path()).into_iter().max_by_key(|path| content(path).len()).expect("a segment");
+    let shard = largest.parent().expect("the shard's directory");
+    let mut chain: Vec<_> = segments(folder.path()).into_iter().filter(|path| path.starts_with(shard)).collect();
+    chain.sort();
+    assert!(chain.len() > 2, "{chain:?}");
+    let mut bytes = fs::read(&chain[0]).expect("a segment");
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    fs::write(&chain[0], bytes).expect("writable");
+    let path = chain[0].display().to_string();
+    let said = Server::try_start(folder.path(), &small()).expect_err("a changed byte in a sealed segment");
+    assert!(said.contains(&path) && said.contains("at offset"), "{said}");
+
+    let server = Server::start(folder.path(), &small().set("TIDEGAUGE_LOG_START_CHECK_BYTES", "0"));
+    let ours = client(&server, &token, Some("tenant-001")).await;
+    let found = tidegauge_tests::wait::until("the damage to be found", || async {
+        let status = ours.status().await.map_err(|e| e.to_string())?;
+        let found = status.shards.iter().find(|shard| shard.log_damaged_segments == 1).cloned();
+        found.ok_or_else(|| format!("{status:?}"))
+    })
+    .await;
+    assert!(found.log_damage.contains(&path) && found.state() == ShardState::Running, "{found:?}");
+    let told = client(&server, &reader, Some("tenant-001")).await.status().await.expect("a status");
+    let told = &told.shards[found.shard as usize];
+    assert_eq!((told.log_damaged_segments, told.log_damage.as_str()), (1, ""), "paths are the operator's business");
+    let ready = probe(&server.http, "/readyz").await;
+    let named = format!("ready, but the log of shard {} is damaged", found.shard);
+    assert!(ready.starts_with("HTTP/1.1 200 ") && ready.contains(&named), "{ready}");
+    let metrics = probe(&server.http, "/metrics").await;
+    assert!(metrics.contains(&format!("tidegauge_log_damaged_segments{{shard=\"{}\"}} 1", found.shard)), "{metrics}");
+    let shown = server.cli(&token, &["status", "--tenant", "tenant-001"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("a DAMAGED segment") && shown.contains(&path), "{shown}");
+    assert_eq!(server.log().matches(" ERROR ").count(), 1, "{}", server.log());
+
+    ours.publish(live(1, 21, series("cpu", 5, now_ns()))).await.expect("taken: the log goes on");
+    tidegauge_tests::wait::until("it to be counted", || async {
+        let found = crate::counted(&ours).await.map_err(|e| e.to_string())?;
+        if found.counted == 40_005 { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
 async fn probe(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

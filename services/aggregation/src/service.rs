@@ -113,7 +113,11 @@ impl Workers {
             };
             // A worker that cannot answer is not quiescent, and its keys are missing.
             let answer = tokio::time::timeout(STATUS_TIME_MAX, ask).await.ok().flatten();
-            let (report, keys) = answer.unwrap_or_else(|| (worker.context.report(), Vec::new()));
+            let (mut report, keys) = answer.unwrap_or_else(|| (worker.context.report(), Vec::new()));
+            // The log's own, whatever the worker does; a log that cannot tell says so by other means.
+            if let Ok(log) = worker.context.backends.log.status(worker.context.shard).await {
+                (report.log_bytes, report.log_damage) = (log.bytes, log.damage);
+            }
             (worker.context.shard, report, keys)
         });
         let mut status = Status { quiescent: true, ..Status::default() };
@@ -199,7 +203,10 @@ impl AggregationService for Server {
         let mut status = self.workers.status(Some(scope)).await;
         if !may_operate {
             // Paths and causes are the operator's business.
-            status.shards.iter_mut().for_each(|(_, report)| report.stopped_because = None);
+            for (_, report) in &mut status.shards {
+                report.stopped_because = None;
+                report.log_damage.iter_mut().for_each(|damage| damage.first.clear());
+            }
         }
         if status.shards.is_empty() {
             let error = ServiceError::new(ErrorKind::Unavailable, "NOT_STARTED", "aggregation has no shards yet");
@@ -220,6 +227,8 @@ fn message(status: Status) -> pb::GetStatusResponse {
         lag_ms: report.lag_ms,
         state_rows: report.state_rows,
         log_bytes: report.log_bytes,
+        log_damaged_segments: report.log_damage.as_ref().map_or(0, |damage| damage.segments),
+        log_damage: report.log_damage.map(|damage| damage.first).unwrap_or_default(),
         state: match report.state {
             WorkerState::Starting => pb::ShardState::Starting,
             WorkerState::Running => pb::ShardState::Running,

@@ -1,5 +1,6 @@
 //! How aggregation stands, for `GetStatus` and for the process.
 
+use tidegauge_core::log::Damage;
 use tidegauge_core::{Epoch, Key, Ordinal, ShardId};
 
 use crate::decide::Counters;
@@ -39,6 +40,8 @@ pub struct ShardReport {
     pub state_rows: u64,
     /// Log bytes kept.
     pub log_bytes: u64,
+    /// Damage that the log found in what it keeps.
+    pub log_damage: Option<Damage>,
     /// Why the worker is not running; `None` while it is.
     pub stopped_because: Option<String>,
     /// Whether everything durable is processed and published as far as the watermarks allow.

@@ -69,6 +69,12 @@ pub const STATE_ROWS_MAX: usize = 1_000_000;
 pub const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of one segment file of the log.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of sealed segments of the log that a start reads and checks whole: a tenth of a second from the memory of the
+/// operating system, half a second from an SSD; what is older is checked while the server runs.
+pub const LOG_START_CHECK_BYTES: u64 = 256 << 20;
+/// Bytes a second of older segments that are checked while the server runs: a tenth or less of what an SSD reads, so that it
+/// is the writers' as before, and more than a busy server appends over a day, so that the check is done before retention is.
+pub const LOG_SCRUB_BYTES_PER_SECOND: u64 = 32 << 20;
 /// Bytes of one group commit: beyond about 1 MB a sync takes longer per byte (ceilings: 4 MB take 15 ms).
 pub const GROUP_COMMIT_BYTES: usize = 1 << 20;
 /// Bytes waiting for the log in one shard before ingest refuses requests with RESOURCE_EXHAUSTED; a tenant that has some

@@ -63,6 +63,17 @@ pub struct ShardStatus {
     pub end: Position,
     /// Bytes between a position and the end cannot be told by every backend; this is the size of what is kept.
     pub bytes: u64,
+    /// Damage that the log found by itself in what it keeps; `None` while it knows of none.
+    pub damage: Option<Damage>,
+}
+
+/// Damage in what a shard keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Segments (or what the backend keeps records in) that are damaged.
+    pub segments: u64,
+    /// The oldest of them: place, what is wrong, advice.
+    pub first: String,
 }
 
 /// A sharded, durable, ordered log.

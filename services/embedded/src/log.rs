@@ -5,11 +5,13 @@
 //!
 //! A thread per shard commits what waits: one write, one `fdatasync`, then all answers. What arrives during a sync forms
 //! the next commit, so batching needs no delay; keys take turns in it ([`queue`]), so that none waits for another's load. A failed sync ends the process; a write that finds no space is cut back
-//! and refused, and the log goes on. A start checks what a crash can have touched ([`recovery`]); everything else is
-//! checked when it is read. Nothing is ever skipped.
+//! and refused, and the log goes on. A start checks what a crash can have touched ([`recovery`]) and the newest of what
+//! cannot have changed since ([`check`]); the rest is checked while the log runs ([`scrub`]), and everything again when it is
+//! read. Nothing is ever skipped.
 //!
 //! Whoever opens the log holds the lock of its directory ([`crate::data_dir`]).
 
+mod check;
 mod fill;
 mod format;
 mod meter;
@@ -18,8 +20,10 @@ mod options;
 mod queue;
 mod read;
 mod recovery;
+mod scrub;
 mod segment;
 mod shard;
+mod window;
 mod writer;
 
 use std::sync::atomic::Ordering;
@@ -38,6 +42,8 @@ use tokio::sync::oneshot;
 use crate::files::Files;
 use fill::Filler;
 use queue::{Job, PendingRecord, Refusal};
+use scrub::{Ending, Scrub};
+use segment::Sealed;
 use shard::Shard;
 use writer::{Active, Writer};
 
@@ -53,10 +59,12 @@ pub struct EmbeddedLog {
     shards: Vec<Arc<Shard>>,
     group_commit_bytes: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    ending: Arc<Ending>,
 }
 
 impl EmbeddedLog {
-    /// Opens the log, making it if there is none. Blocks: it checks the last segment of every shard.
+    /// Opens the log, making it if there is none. Blocks: it checks the last segment of every shard, and of the others as many
+    /// bytes as the options say.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] for damage or a log that ends before a known position, with file, offset and advice;
@@ -65,6 +73,8 @@ impl EmbeddedLog {
         let now_ns = clock.wall_ns();
         open::prepare(&options, &*files, now_ns)?;
         let opened = open::open_shards(&options, &files, now_ns)?;
+        let sealed = (0..).map(ShardId).zip(&opened).flat_map(|(id, opened)| opened.sealed(id)).collect();
+        let unchecked = check::check_newest(&*files, sealed, options.start_check_bytes)?;
         let options = Arc::new(options);
         // One request a shard at a time.
         let (fill_sender, requests) = mpsc::sync_channel(opened.len());
@@ -76,7 +86,12 @@ impl EmbeddedLog {
             abort: options.abort.clone(),
         };
         let group_commit_bytes = options.group_commit_bytes;
-        let mut log = Self { shards: Vec::with_capacity(opened.len()), group_commit_bytes, threads: Mutex::default() };
+        let mut log = Self {
+            shards: Vec::with_capacity(opened.len()),
+            group_commit_bytes,
+            threads: Mutex::default(),
+            ending: Arc::default(),
+        };
         log.spawn("log-fill".to_owned(), move || filler.run())?;
         for (id, opened) in (0..).map(ShardId).zip(opened) {
             let dir = segment::shard_dir(&options.dir, id);
@@ -90,7 +105,41 @@ impl EmbeddedLog {
                 log.spawn(format!("log-{id}"), move || writer.run())?;
             }
         }
+        log.scrub(unchecked, files, clock, options.scrub_bytes_per_second)?;
         Ok(log)
+    }
+
+    /// Leaves segments to the scrub.
+    fn scrub(
+        &mut self,
+        segments: Vec<Sealed>,
+        files: Arc<dyn Files>,
+        clock: Arc<dyn Clock>,
+        bytes_per_second: u64,
+    ) -> Result<(), StoreError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let mut left = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let shard = Arc::clone(self.shard(segment.shard)?);
+            shard.count_unchecked(segment.bytes(), 0);
+            left.push((shard, segment));
+        }
+        let bytes = self.unchecked_bytes();
+        tracing::info!(segments = left.len(), bytes, "older segments of the log are checked while it runs");
+        let scrub = Scrub { left, files, clock, bytes_per_second, ending: Arc::clone(&self.ending) };
+        self.spawn("log-scrub".to_owned(), move || scrub.run())
+    }
+
+    /// Bytes of sealed segments that have not been checked since the log was opened.
+    pub fn unchecked_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.unchecked()).sum()
+    }
+
+    /// Shards in whose sealed segments damage was found; cheap, for probes. [`EventLog::status`] tells what.
+    pub fn damaged_shards(&self) -> Vec<ShardId> {
+        self.shards.iter().filter(|shard| shard.is_damaged()).map(|shard| shard.id).collect()
     }
 
     fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
@@ -112,6 +161,7 @@ impl EmbeddedLog {
         for shard in &self.shards {
             shard.queue.close("the log is closing");
         }
+        self.ending.end();
     }
 
     fn shard(&self, id: ShardId) -> Result<&Arc<Shard>, StoreError> {

@@ -9,6 +9,7 @@ mod log {
     mod kill;
     mod model;
     mod retention;
+    mod scrub;
     pub(crate) mod support;
 }
 

@@ -73,6 +73,8 @@ fn document(status: &GetStatusResponse) -> Value {
             "lag_ms": shard.lag_ms,
             "state_rows": shard.state_rows,
             "log_bytes": shard.log_bytes,
+            "log_damaged_segments": shard.log_damaged_segments,
+            "log_damage": shard.log_damage,
             "state": state_word(shard.state()),
             "stopped_because": shard.stopped_because,
         })
@@ -182,7 +184,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         true => "everything received is processed and published as far as the watermarks allow",
         false => "processing",
     };
-    let troubles = status.shards.iter().filter_map(trouble).collect::<String>();
+    let troubles = status.shards.iter().flat_map(|shard| [trouble(shard), damage(shard)]).flatten().collect::<String>();
     format!("{shards}\n{keys}\n{troubles}{state}\n")
 }
 
@@ -204,11 +206,29 @@ fn trouble(shard: &ShardStatus) -> Option<String> {
         ShardState::Retrying => "failed, and begins again by itself",
         ShardState::Unspecified | ShardState::Starting | ShardState::Running => return None,
     };
-    let why = match shard.stopped_because.as_str() {
+    Some(format!("shard {} has {what}: {}\n", shard.shard, told(&shard.stopped_because)))
+}
+
+/// What somebody should know of a shard whose log was found damaged: it goes on, but perhaps not after a restart.
+fn damage(shard: &ShardStatus) -> Option<String> {
+    let segments = match shard.log_damaged_segments {
+        0 => return None,
+        1 => "a DAMAGED segment".to_owned(),
+        more => format!("{more} DAMAGED segments"),
+    };
+    Some(format!(
+        "the log of shard {} has {segments}; it goes on, but a restart may be refused: {}\n",
+        shard.shard,
+        told(&shard.log_damage)
+    ))
+}
+
+/// A reason, or who is told.
+fn told(why: &str) -> &str {
+    match why {
         "" => "an admin's token is told why, and so is the server's log",
         why => why,
-    };
-    Some(format!("shard {} has {what}: {why}\n", shard.shard))
+    }
 }
 
 /// Bytes for people.
@@ -238,6 +258,7 @@ mod tests {
             shard: 2,
             state: ShardState::Stopped as i32,
             stopped_because: "its manifest is damaged".to_owned(),
+            log_damaged_segments: 2,
             ..ShardStatus::default()
         };
         let status = GetStatusResponse { shards: vec![shard, stopped], keys: vec![key], quiescent: true };
@@ -253,5 +274,7 @@ mod tests {
             text.contains("shard 2 ") && text.contains("STOPPED until") && text.contains("manifest is damaged"),
             "{text}"
         );
+        assert_eq!(document["shards"][1]["log_damaged_segments"], 2);
+        assert!(text.contains("log of shard 2 has 2 DAMAGED segments") && text.contains("an admin's token"), "{text}");
     }
 }

@@ -24,6 +24,10 @@ pub struct Faults {
     pub write_bytes_max: Option<usize>,
     /// Every write fails with this kind.
     pub write_error: Option<io::ErrorKind>,
+    /// Every read of this file fails with this kind.
+    pub read_error: Option<(PathBuf, io::ErrorKind)>,
+    /// Reads that have failed so.
+    pub reads_failed: u64,
     /// Every sync of a file fails with this kind.
     pub sync_error: Option<io::ErrorKind>,
     /// Syncs of files wait until this is false again.
@@ -323,6 +327,13 @@ impl FileHandle for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.shared.disk();
+        if let Some((path, kind)) = &disk.faults.read_error
+            && disk.names.get(path) == Some(&self.id)
+        {
+            let kind = *kind;
+            disk.faults.reads_failed += 1;
+            return Err(kind.into());
+        }
         let content = &disk.inode(self.id).now;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
         let read = buffer.len().min(content.len() - start);

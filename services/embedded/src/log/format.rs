@@ -185,6 +185,19 @@ pub(super) enum Found {
     },
 }
 
+impl Found {
+    /// What is wrong with this where a whole record has to stand, and all of its bytes were given; `None` for a record.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Record(_) => None,
+            Self::Needs(_) => Some("the segment ends inside a record"),
+            Self::Nothing => Some("zeros stand where a record was"),
+            Self::BadHeader => Some("the checksum of the record's header is wrong"),
+            Self::BadContent { .. } => Some("the checksum of the record is wrong"),
+        }
+    }
+}
+
 /// Examines the bytes at `position`, which lies at `offset` of its file.
 pub(super) fn examine(bytes: &[u8], position: u64, offset: u64) -> Found {
     if bytes.len() < RECORD_HEADER_BYTES {

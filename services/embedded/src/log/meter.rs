@@ -14,6 +14,10 @@ pub(super) struct Meter {
     pub(super) queue_bytes: Gauge,
     pub(super) kept_bytes: Gauge,
     pub(super) segments_deleted: Counter,
+    /// Bytes of sealed segments that the scrub has still to check.
+    pub(super) unchecked_bytes: Gauge,
+    /// Sealed segments in which it found damage.
+    pub(super) damaged_segments: Gauge,
 }
 
 impl Meter {
@@ -27,7 +31,9 @@ impl Meter {
             sync_seconds: histogram!("tidegauge_log_sync_seconds", "shard" => shard.clone()),
             queue_bytes: gauge!("tidegauge_log_queue_bytes", "shard" => shard.clone()),
             kept_bytes: gauge!("tidegauge_log_kept_bytes", "shard" => shard.clone()),
-            segments_deleted: counter!("tidegauge_log_segments_deleted_total", "shard" => shard),
+            segments_deleted: counter!("tidegauge_log_segments_deleted_total", "shard" => shard.clone()),
+            unchecked_bytes: gauge!("tidegauge_log_unchecked_bytes", "shard" => shard.clone()),
+            damaged_segments: gauge!("tidegauge_log_damaged_segments", "shard" => shard),
         }
     }
 }

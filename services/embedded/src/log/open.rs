@@ -15,7 +15,8 @@ use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::options::LogOptions;
 use super::recovery::find_end;
 use super::segment::{
-    CreateError, Segment, create_segment, damaged, failed, read_header, segment_bases, segment_path, shard_dir,
+    CreateError, Segment, create_segment, damaged, failed, open_sealed, read_header, segment_bases, segment_path,
+    shard_dir,
 };
 use super::shard::Opened;
 use crate::files::{FileHandle, Files, read_full, write_full, write_whole};
@@ -109,7 +110,8 @@ fn remove_unfinished(files: &dyn Files, dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Opens a shard: checks the chain of its segments and every record of the last one, cuts a torn tail, and makes
+/// Opens a shard: checks the chain of its segments and every record of the last one ([`super::check`] goes through the
+/// others), cuts a torn tail, and makes
 /// durable what a killed process had written and not synced.
 pub(super) fn open_shard(
     options: &LogOptions,
@@ -124,7 +126,9 @@ pub(super) fn open_shard(
     };
     let mut segments = VecDeque::with_capacity(bases.len());
     for (base, next) in sealed.iter().zip(&bases[1..]) {
-        segments.push_back(open_sealed(files, &dir, shard, *base, *next)?);
+        let path = segment_path(&dir, *base);
+        let (_, header) = open_sealed(files, &path, shard, *base, *next)?;
+        segments.push_back(Segment { base: *base, created_ns: header.created_ns, path, active: None });
     }
 
     let path = segment_path(&dir, *last);
@@ -152,24 +156,6 @@ pub(super) fn open_shard(
     let filled = file.len().map_err(|error| failed("read", &path, error))?;
     segments.push_back(Segment { base: *last, created_ns, path, active: Some(file) });
     Ok(Opened { segments, end: end_position, filled })
-}
-
-fn open_sealed(files: &dyn Files, dir: &Path, shard: ShardId, base: u64, next: u64) -> Result<Segment, StoreError> {
-    let path = segment_path(dir, base);
-    let file = files.open(&path).map_err(|error| failed("open", &path, error))?;
-    let Some(header) = read_header(&*file, &path, shard, base)? else {
-        return Err(damaged(&path, 0, "the file ends inside the segment's header"));
-    };
-    let expected = SEGMENT_HEADER_BYTES as u64 + (next - base);
-    let bytes = file.len().map_err(|error| failed("read", &path, error))?;
-    if bytes != expected {
-        let what = format!(
-            "the segment has {bytes} bytes, but the next one begins where {expected} would end: it was cut, or one between them \
-             is missing"
-        );
-        return Err(damaged(&path, bytes.min(expected), &what));
-    }
-    Ok(Segment { base, created_ns: header.created_ns, path, active: None })
 }
 
 /// A last segment that ends inside its header holds no record; the header says nothing that the name does not.

@@ -32,6 +32,10 @@ pub struct LogOptions {
     pub retention: Duration,
     /// Room on the disk that the log leaves to others.
     pub reserve: DiskReserve,
+    /// Bytes of sealed segments that a start checks whole, the newest ones first; the rest is checked while the log runs.
+    pub start_check_bytes: u64,
+    /// Bytes a second of that.
+    pub scrub_bytes_per_second: u64,
     /// Positions that checkpoint or hot store know: a log that ends before one of them refuses to open.
     pub known: Vec<(ShardId, Position)>,
     /// What a failed sync does.
@@ -51,6 +55,8 @@ impl LogOptions {
             idle: Duration::from_secs(60),
             retention: limits::LOG_RETENTION,
             reserve: DiskReserve::default(),
+            start_check_bytes: limits::LOG_START_CHECK_BYTES,
+            scrub_bytes_per_second: limits::LOG_SCRUB_BYTES_PER_SECOND,
             known: Vec::new(),
             abort: AbortHook::default(),
         }

@@ -41,14 +41,7 @@ impl Shard {
                     block = self.read_bytes(&segment, from, needed, available)?;
                     continue;
                 }
-                Found::Needs(_) => return Err(damaged(&segment.path, place, "the segment ends inside a record")),
-                Found::Nothing => return Err(damaged(&segment.path, place, "zeros stand where a record was")),
-                Found::BadHeader => {
-                    return Err(damaged(&segment.path, place, "the checksum of the record's header is wrong"));
-                }
-                Found::BadContent { .. } => {
-                    return Err(damaged(&segment.path, place, "the checksum of the record is wrong"));
-                }
+                fault => return Err(damaged(&segment.path, place, fault.fault().unwrap_or_default())),
             };
             let end = at + header.stored_bytes();
             if end > bytes_max && !records.is_empty() {
@@ -74,7 +67,7 @@ impl Shard {
             None => match self.files.open(&segment.path) {
                 Ok(file) => file,
                 // Retention was faster.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && from < self.oldest() => {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_deleted(segment.base) => {
                     return Err(self.passed(from));
                 }
                 Err(error) => return Err(failed("open", &segment.path, error)),

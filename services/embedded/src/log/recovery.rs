@@ -12,7 +12,8 @@ use tidegauge_core::log::StoreError;
 
 use super::format::{self, Found, RECORD_HEADER_BYTES, RecordHeader, SECTOR_BYTES, SEGMENT_HEADER_BYTES};
 use super::segment::{damaged, failed};
-use crate::files::{FileHandle, read_full};
+use super::window::Window;
+use crate::files::FileHandle;
 
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -32,7 +33,7 @@ pub(super) struct End {
 pub(super) fn find_end(file: &dyn FileHandle, path: &Path, base: u64) -> Result<End, StoreError> {
     let io_failed = |error| failed("read", path, error);
     let bytes = file.len().map_err(io_failed)?;
-    let mut window = Window { file, bytes, start: 0, buffer: Vec::new() };
+    let mut window = Window::new(file, bytes, WINDOW_BYTES);
     let mut offset = SEGMENT_HEADER_BYTES as u64;
     let mut wanted = RECORD_HEADER_BYTES;
     loop {
@@ -125,34 +126,6 @@ fn survey(window: &mut Window<'_>, offset: u64, position: u64) -> io::Result<Res
         }
     }
     Ok(rest)
-}
-
-/// A file read forwards in large pieces.
-struct Window<'a> {
-    file: &'a dyn FileHandle,
-    bytes: u64,
-    start: u64,
-    buffer: Vec<u8>,
-}
-
-impl Window<'_> {
-    /// The `wanted` bytes at `offset`; fewer only where the file ends.
-    fn at(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
-        let wanted = (self.bytes.saturating_sub(offset)).min(wanted as u64) as usize;
-        let inside = offset >= self.start && offset + wanted as u64 <= self.start + self.buffer.len() as u64;
-        if !inside {
-            let left = self.bytes.saturating_sub(offset);
-            self.buffer.resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
-            let read = read_full(self.file, &mut self.buffer, offset)?;
-            self.buffer.truncate(read);
-            self.start = offset;
-            if read < wanted {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        let from = (offset - self.start) as usize;
-        Ok(&self.buffer[from..from + wanted])
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const SUFFIX: &str = ".seg";
 const UNFINISHED_SUFFIX: &str = ".new";
 
 /// What to do about damage; part of every message that refuses a start or a read.
-const ADVICE: &str = "restore the data directory from a backup; nothing was changed or skipped";
+pub(super) const ADVICE: &str = "restore the data directory from a backup; nothing was changed or skipped";
 
 /// A segment of a shard.
 #[derive(Clone, Debug)]
@@ -91,6 +91,49 @@ pub(super) fn read_header(
         return Err(damaged(path, 0, &what));
     }
     Ok(Some(header))
+}
+
+/// A segment that was complete when the log was opened.
+#[derive(Clone, Debug)]
+pub(super) struct Sealed {
+    pub(super) shard: ShardId,
+    /// Position of its first record.
+    pub(super) base: u64,
+    /// Position of the first record of the next segment.
+    pub(super) next: u64,
+    pub(super) created_ns: i64,
+    pub(super) path: PathBuf,
+}
+
+impl Sealed {
+    /// Bytes of its records.
+    pub(super) fn bytes(&self) -> u64 {
+        self.next - self.base
+    }
+}
+
+/// Opens the segment of positions `base..next`, whose header must check and whose length must fit.
+pub(super) fn open_sealed(
+    files: &dyn Files,
+    path: &Path,
+    shard: ShardId,
+    base: u64,
+    next: u64,
+) -> Result<(Arc<dyn FileHandle>, SegmentHeader), StoreError> {
+    let file = files.open(path).map_err(|error| failed("open", path, error))?;
+    let Some(header) = read_header(&*file, path, shard, base)? else {
+        return Err(damaged(path, 0, "the file ends inside the segment's header"));
+    };
+    let expected = SEGMENT_HEADER_BYTES as u64 + (next - base);
+    let bytes = file.len().map_err(|error| failed("read", path, error))?;
+    if bytes != expected {
+        let what = format!(
+            "the segment has {bytes} bytes, but the next one begins where {expected} would end: it was cut, or one between them \
+             is missing"
+        );
+        return Err(damaged(path, bytes.min(expected), &what));
+    }
+    Ok((file, header))
 }
 
 /// Why a segment could not be begun.

@@ -1,20 +1,20 @@
 //! One shard as readers, writer and retention share it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tidegauge_core::ShardId;
 use tidegauge_core::clock::Clock;
-use tidegauge_core::log::{ShardStatus, StoreError};
+use tidegauge_core::log::{Damage, ShardStatus, StoreError};
 use tokio::sync::watch;
 
 use super::meter::Meter;
 use super::options::{DiskReserve, LogOptions};
 use super::position;
 use super::queue::Queue;
-use super::segment::Segment;
+use super::segment::{Sealed, Segment};
 use crate::files::Files;
 
 /// A shard.
@@ -35,6 +35,10 @@ pub(super) struct Shard {
     /// Oldest first; never empty; the last one is written.
     segments: RwLock<VecDeque<Segment>>,
     retaining: Mutex<()>,
+    /// Bytes of sealed segments that [`super::scrub`] has still to check.
+    unchecked: AtomicU64,
+    /// What it found, by the base of the segment; of segments that are kept.
+    damaged: Mutex<BTreeMap<u64, String>>,
 }
 
 /// What opening a shard found.
@@ -45,6 +49,19 @@ pub(super) struct Opened {
     pub(super) end: u64,
     /// Bytes of the last segment's file.
     pub(super) filled: u64,
+}
+
+impl Opened {
+    /// The segments that are complete.
+    pub(super) fn sealed(&self, shard: ShardId) -> impl Iterator<Item = Sealed> {
+        self.segments.iter().zip(self.segments.iter().skip(1)).map(move |(segment, next)| Sealed {
+            shard,
+            base: segment.base,
+            next: next.base,
+            created_ns: segment.created_ns,
+            path: segment.path.clone(),
+        })
+    }
 }
 
 impl Shard {
@@ -69,6 +86,8 @@ impl Shard {
             acknowledged: AtomicU64::new(0),
             segments: RwLock::new(opened.segments),
             retaining: Mutex::new(()),
+            unchecked: AtomicU64::new(0),
+            damaged: Mutex::default(),
         };
         shard.measure();
         shard
@@ -129,7 +148,54 @@ impl Shard {
     pub(super) fn status(&self) -> ShardStatus {
         let oldest = self.oldest();
         let end = self.durable_end();
-        ShardStatus { shard: self.id, oldest: position(oldest), end: position(end), bytes: end.saturating_sub(oldest) }
+        let bytes = end.saturating_sub(oldest);
+        ShardStatus { shard: self.id, oldest: position(oldest), end: position(end), bytes, damage: self.damage() }
+    }
+
+    /// Changes how many bytes of sealed segments are not checked yet.
+    pub(super) fn count_unchecked(&self, more: u64, fewer: u64) {
+        let before = self.unchecked.fetch_add(more.wrapping_sub(fewer), Ordering::AcqRel);
+        self.meter.unchecked_bytes.set(before.wrapping_add(more).wrapping_sub(fewer) as f64);
+    }
+
+    pub(super) fn unchecked(&self) -> u64 {
+        self.unchecked.load(Ordering::Acquire)
+    }
+
+    fn damage(&self) -> Option<Damage> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.values().next().map(|first| Damage { segments: damaged.len() as u64, first: first.clone() })
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        !self.damaged.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Whether retention has deleted the segment that began at `base`.
+    pub(super) fn is_deleted(&self, base: u64) -> bool {
+        // A file goes before its segment does: whoever saw it gone waits for the rest.
+        let _deleting = self.retaining.lock().unwrap_or_else(PoisonError::into_inner);
+        base < self.oldest()
+    }
+
+    /// Notes damage in the sealed segment that begins at `base`; false if retention has deleted it.
+    pub(super) fn note_damage(&self, base: u64, what: String) -> bool {
+        let _deleting = self.retaining.lock().unwrap_or_else(PoisonError::into_inner);
+        if base < self.oldest() {
+            return false;
+        }
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.insert(base, what);
+        self.meter.damaged_segments.set(damaged.len() as f64);
+        true
+    }
+
+    /// Forgets damage in segments that are gone.
+    fn forget_damage(&self) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = self.oldest();
+        damaged.retain(|base, _| *base >= oldest);
+        self.meter.damaged_segments.set(damaged.len() as f64);
     }
 
     /// Raises what is acknowledged; never lowers it.
@@ -163,6 +229,7 @@ impl Shard {
             deleted += 1;
         }
         if deleted > 0 {
+            self.forget_damage();
             self.files.sync_dir(&self.dir).map_err(|error| super::segment::failed("sync", &self.dir, error))?;
             self.meter.segments_deleted.increment(deleted);
             self.measure();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegauge_core::clock::{Clock, ManualClock};
-use tidegauge_core::log::{EventLog, LogRecord, NewRecord, Position, StoreError};
+use tidegauge_core::log::{Damage, EventLog, LogRecord, NewRecord, Position, StoreError};
 use tidegauge_core::{Key, ShardId, TenantId};
 use tidegauge_embedded::files::MemoryFiles;
 use tidegauge_embedded::log::{AbortHook, DiskReserve, EmbeddedLog, LogOptions};
@@ -66,6 +66,17 @@ pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 /// Appends one record in a commit of its own.
 pub(crate) async fn append(log: &EmbeddedLog, record: NewRecord) -> Result<Position, StoreError> {
     Ok(log.append(vec![record]).await?.remove(0).1)
+}
+
+/// Waits until all sealed segments are checked; what the shard says of damage.
+pub(crate) async fn scrubbed(log: &EmbeddedLog) -> Option<Damage> {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while log.unchecked_bytes() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.unwrap();
+    log.status(SHARD).await.unwrap().damage
 }
 
 /// Everything durable in a shard, or the error that a reader meets.

@@ -130,6 +130,11 @@ impl Running {
             let shard = stopped().first()?.to_string();
             Some(format!("shard {shard} is stopped, see `tidegauge status` and the log"))
         });
+        let log = Arc::clone(&stores.log);
+        http.note_if(move || {
+            let shard = log.damaged_shards().first()?.to_string();
+            Some(format!("the log of shard {shard} is damaged, see `tidegauge status` and the log"))
+        });
         http.set_ready(true);
         let (log, _locks) = (stores.log, stores.locks);
         Ok(Self { grpc, http_address, http, server, internal, ingest, aggregation, hot, query, log, _locks })
@@ -232,6 +237,7 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
     let options = LogOptions {
         shards: settings.log.shards,
         segment_bytes: settings.log.segment_bytes.0,
+        start_check_bytes: settings.log.start_check_bytes.0,
         queue_bytes: bytes(settings.log.queue_bytes.0),
         retention: settings.log.retention.0,
         reserve: DiskReserve { percent: settings.log.reserve_percent, bytes: settings.log.reserve_bytes.0 },

@@ -34,11 +34,13 @@ pub(super) struct Http {
 struct Ready {
     is_up: AtomicBool,
     /// Names what is broken for good.
-    broken: OnceLock<Broken>,
+    broken: OnceLock<Trouble>,
+    /// Names what somebody should look at, though requests are served.
+    noted: OnceLock<Trouble>,
 }
 
-/// Names what is broken for good, if anything is.
-type Broken = Box<dyn Fn() -> Option<String> + Send + Sync>;
+/// Names what is wrong, if anything is.
+type Trouble = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl std::fmt::Debug for Ready {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,6 +98,13 @@ impl Http {
         let _ = self.ready.broken.set(Box::new(broken));
     }
 
+    /// Asks, at every probe, whether there is something that somebody should look at. Requests should come here all the same:
+    /// they are served, and elsewhere may be nobody.
+    pub(super) fn note_if(&self, noted: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        // Said once, by the composition.
+        let _ = self.ready.noted.set(Box::new(noted));
+    }
+
     /// Stops; open requests may end within the time.
     pub(super) async fn stop(mut self, within: Duration) {
         self.ending.cancel();
@@ -110,7 +119,10 @@ fn readiness(ready: &Ready) -> impl IntoResponse + use<> {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());
     }
     match ready.broken.get().and_then(|broken| broken()) {
-        None => (StatusCode::OK, "ready\n".to_owned()),
+        None => match ready.noted.get().and_then(|noted| noted()) {
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(what) => (StatusCode::OK, format!("ready, but {what}\n")),
+        },
         Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {what}\n")),
     }
 }
@@ -153,6 +165,9 @@ mod tests {
             assert!(get("GET", "/livez").await.starts_with("HTTP/1.1 200 "));
         }
         http.set_ready(true);
+        http.note_if(|| Some("the log of shard 2 is damaged".to_owned()));
+        let noted = get("GET", "/readyz").await;
+        assert!(noted.starts_with("HTTP/1.1 200 ") && noted.ends_with("ready, but the log of shard 2 is damaged\n"));
         http.not_ready_if(|| Some("shard 2 is stopped".to_owned()));
         let broken = get("GET", "/readyz").await;
         assert!(broken.starts_with("HTTP/1.1 503 ") && broken.ends_with("not ready: shard 2 is stopped\n"), "{broken}");

@@ -161,6 +161,8 @@ settings! {
         shards: u32 = limits::SHARDS;
         /// Bytes of a segment file
         segment_bytes: Size = Size(limits::SEGMENT_BYTES);
+        /// Bytes of older segments that a start checks whole; the others are checked while the server runs
+        start_check_bytes: Size = Size(limits::LOG_START_CHECK_BYTES);
         /// Bytes waiting in a shard before requests are refused
         queue_bytes: Size = Size(limits::INGEST_QUEUE_BYTES as u64);
         /// How long records are kept, if nothing needs them longer

@@ -13,9 +13,6 @@ impl Session {
     pub(super) async fn status(&mut self, scope: Option<&TenantScope>) -> (ShardReport, Vec<KeyReport>) {
         let mut report = self.shard_report();
         report.quiescent = self.is_quiescent().await;
-        if let Ok(status) = self.context.backends.log.status(self.context.shard).await {
-            report.log_bytes = status.bytes;
-        }
         self.context.update_report(|known| *known = report.clone());
         let covered = self.shard.keys().iter().filter(|key| scope.is_none_or(|s| s.contains(&key.key.tenant)));
         let keys = covered.map(|state| {
@@ -63,9 +60,7 @@ impl Session {
             at_tip: self.at_tip,
             lag_ms: if self.at_tip { 0 } else { self.lag_ms },
             state_rows: self.shard.state_rows() as u64,
-            log_bytes: self.context.report().log_bytes,
-            stopped_because: None,
-            quiescent: false,
+            ..ShardReport::default()
         }
     }
 

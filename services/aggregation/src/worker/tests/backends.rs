@@ -305,7 +305,7 @@ impl EventLog for MemoryLog {
 
     async fn status(&self, shard: ShardId) -> Result<ShardStatus, StoreError> {
         let end = self.records.lock().unwrap().len();
-        Ok(ShardStatus { shard, oldest: position(0), end: position(end), bytes: 0 })
+        Ok(ShardStatus { shard, oldest: position(0), end: position(end), bytes: 0, damage: None })
     }
 
     async fn acknowledge(&self, _: ShardId, _: &Position) -> Result<(), StoreError> {
