@@ -214,6 +214,8 @@ impl EmbeddedLog {
                 None => needs.push((part, part.stored_bytes, part.room())),
             }
         }
+        // A call of several keys leaves no claims: it would keep room of one queue while it waits for another's.
+        let may_claim = needs.len() == 1;
         for (done, (part, stored_bytes, room)) in needs.iter().enumerate() {
             let shard = self.shard(part.shard)?;
             let refused = match shard.full.load(Ordering::Acquire) {
@@ -226,10 +228,12 @@ impl EmbeddedLog {
                     "{stored_bytes} bytes in one call for shard {}, more than its queue ever holds",
                     part.shard
                 ))),
-                None if !shard.queue.reserve(&part.key, *room) => Some(StoreError::Busy {
-                    what: format!("the queue of shard {}", part.shard),
-                    retry_after: BUSY_RETRY,
-                }),
+                None if !shard.queue.reserve(&part.key, *room, may_claim, shard.clock.monotonic_ns()) => {
+                    Some(StoreError::Busy {
+                        what: format!("the queue of shard {}", part.shard),
+                        retry_after: BUSY_RETRY,
+                    })
+                }
                 other => other,
             };
             if let Some(error) = refused {

@@ -3,7 +3,10 @@
 //! Jobs of a key stand in a lane of their own, in order. Lanes take turns by bytes (deficit round robin: M. Shreedhar and
 //! G. Varghese, "Efficient Fair Queuing using Deficit Round Robin"), so that a key with little to write is in the next
 //! commit, however much another one brings. A lane may take as many bytes as are still free (after A. Choudhury and
-//! E. Hahne, "Dynamic Queue Length Thresholds"): alone it gets half of the queue, and there is always room for others.
+//! E. Hahne, "Dynamic Queue Length Thresholds"): alone it gets half of the queue, and there is always room for others. For a
+//! call that needs more than its neighbours leave, room is gathered ([`claims`]).
+
+mod claims;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,6 +16,8 @@ use bytes::Bytes;
 use tidegauge_core::Key;
 use tidegauge_core::log::StoreError;
 use tokio::sync::oneshot;
+
+use claims::{Claims, Need};
 
 /// Bytes of a lane's turn: sixteen busy keys share a commit.
 const TURN_BYTES: usize = 64 << 10;
@@ -91,6 +96,8 @@ struct State {
     turns: VecDeque<Key>,
     /// Room taken by all lanes.
     taken: usize,
+    /// Room that is kept for calls that were refused; free, but not for others.
+    claims: Claims,
     closed: Option<String>,
 }
 
@@ -146,15 +153,21 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for jobs of a key, if there is; given back by [`Queue::release`] when they are answered.
-    pub(super) fn reserve(&self, key: &Key, room: usize) -> bool {
+    /// Takes room for the jobs of a call and key, if there is; given back by [`Queue::release`] when they are answered.
+    ///
+    /// A refused call leaves a claim, if `may_claim`. `now_ns` is monotonic.
+    pub(super) fn reserve(&self, key: &Key, room: usize, may_claim: bool, now_ns: u64) -> bool {
         let mut state = self.state();
-        let free = self.bytes_max.saturating_sub(state.taken);
-        let own = state.lanes.get(key).map_or(0, |lane| lane.taken);
-        // What fits the queue at all must not be refused for ever: a key without jobs may take the rest.
-        if room > free || (own > 0 && own + room > free) {
+        state.claims.expire(now_ns);
+        let free = self.bytes_max.saturating_sub(state.taken + state.claims.kept_from(key, room));
+        let need = Need { room, own: state.lanes.get(key).map_or(0, |lane| lane.taken) };
+        if need.free() > free {
+            if may_claim {
+                state.claims.leave(key, need, self.bytes_max, now_ns);
+            }
             return false;
         }
+        state.claims.settle(key, room);
         state.taken += room;
         state.lanes.entry(key.clone()).or_default().taken += room;
         true
@@ -168,9 +181,13 @@ impl Queue {
     /// Gives back the room of jobs that are done.
     pub(super) fn release_all(&self, jobs: &[Job]) {
         let mut state = self.state();
+        let mut released = 0;
         for job in jobs {
-            state.release(&job.key, room(job.stored_bytes));
+            let room = room(job.stored_bytes);
+            state.release(&job.key, room);
+            released += room;
         }
+        state.claims.earn(released, self.bytes_max);
     }
 
     /// Appends a job whose room is reserved.
@@ -240,82 +257,4 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use tidegauge_core::TenantId;
-
-    use super::*;
-
-    fn key(tenant: &str) -> Key {
-        Key::of(TenantId::parse(tenant).unwrap())
-    }
-
-    /// Reserves and pushes a job; whether there was room.
-    fn offer(queue: &Queue, tenant: &str, stored_bytes: usize) -> bool {
-        let taken = queue.reserve(&key(tenant), room(stored_bytes));
-        if taken {
-            let (done, _) = oneshot::channel();
-            let (key, key_bytes) = (key(tenant), tenant.as_bytes().into());
-            queue.push(Job { key, key_bytes, records: Vec::new(), stored_bytes, done }).unwrap();
-        }
-        taken
-    }
-
-    /// The tenants and bytes of the next commit.
-    fn commit(queue: &Queue, bytes_max: usize) -> Vec<(String, usize)> {
-        let Taken::Jobs(jobs) = queue.take(bytes_max, Duration::ZERO) else { return Vec::new() };
-        queue.release_all(&jobs);
-        jobs.into_iter().map(|job| (job.key.to_string(), job.stored_bytes)).collect()
-    }
-
-    /// However much one key brings, others find room, each key no more than is free; all of it is given back.
-    #[test]
-    fn a_key_leaves_room_for_others() {
-        let queue = Queue::new(1 << 20);
-        let fill = |tenant: &str| (0..).take_while(|_| offer(&queue, tenant, 9 << 10)).count();
-        let counts = ["noisy", "second", "third"].map(fill);
-        assert_eq!(counts, [51, 26, 13], "half, then half of the rest");
-        assert!(offer(&queue, "quiet", 100 << 10), "the first job of a key needs no share, only room");
-        assert!(!offer(&queue, "late", 100 << 10), "there is none left");
-        while !commit(&queue, 1 << 16).is_empty() {}
-        assert!(queue.state().lanes.is_empty() && queue.state().taken == 0);
-        assert!(!offer(&queue, "large", 1 << 20), "more than the queue holds");
-        assert!(offer(&queue, "large", (1 << 20) - JOB_BYTES), "as much as it holds");
-    }
-
-    /// Tiny jobs are bounded by what they take in memory.
-    #[test]
-    fn tiny_jobs_are_bounded() {
-        let queue = Queue::new(1 << 20);
-        assert_eq!((0..).take_while(|_| offer(&queue, "tiny", 64)).count(), 482, "not 8,192");
-    }
-
-    /// A key with little to write is in the next commit; keys with much share it by bytes, whatever the size of their
-    /// jobs; the jobs of a key keep their order; a job larger than a commit has one of its own.
-    #[test]
-    fn keys_share_commits() {
-        let queue = Queue::new(64 << 20);
-        for _ in 0..40 {
-            assert!(offer(&queue, "large-jobs", 300 << 10));
-        }
-        for _ in 0..400 {
-            assert!(offer(&queue, "small-jobs", 10 << 10));
-        }
-        for bytes in 1..=3 {
-            assert!(offer(&queue, "quiet", bytes));
-        }
-        let first = commit(&queue, 1 << 20);
-        let quiet: Vec<usize> = first.iter().filter(|(tenant, _)| tenant == "quiet").map(|(_, bytes)| *bytes).collect();
-        assert_eq!(quiet, [1, 2, 3]);
-        let mut shares: HashMap<String, usize> = HashMap::new();
-        for (tenant, bytes) in first.into_iter().chain((0..3).flat_map(|_| commit(&queue, 1 << 20))) {
-            *shares.entry(tenant).or_default() += bytes;
-        }
-        let (large, small) = (shares["large-jobs"], shares["small-jobs"]);
-        assert!(large.abs_diff(small) <= (300 << 10) + TURN_BYTES, "{large} and {small} bytes");
-
-        let queue = Queue::new(64 << 20);
-        assert!(offer(&queue, "one", 5 << 20) && offer(&queue, "one", 1));
-        assert_eq!(commit(&queue, 1 << 20), [("one".to_owned(), 5 << 20)]);
-        assert_eq!(commit(&queue, 1 << 20), [("one".to_owned(), 1)]);
-    }
-}
+mod tests;
