@@ -13,6 +13,7 @@ mod apply;
 mod commit;
 mod dead_letters;
 pub(crate) mod hot;
+mod probe;
 mod session;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | hour index of a day | `_index/aggregated/<t>/<bucket, 5 digits>/2026-03-02.json` |
 //! | dead letters of an epoch | `dead_letters/tenant_id=<t>/shard=<5 digits>/<lineage>-<epoch, 20 digits>.parquet` |
 //! | … of no known tenant | `dead_letters/unattributed/shard=<5 digits>/<lineage>-<epoch, 20 digits>.parquet` |
+//! | probe of a shard | `_probe/shard=<5 digits>` |
 //!
 //! Tenant ids need no escaping. Numbers are zero-padded, so that listings sort by time. A parser accepts exactly what
 //! the builder writes: a file that merely resembles one of ours is none.
@@ -85,6 +86,12 @@ pub fn dead_letter_object(tenant: Option<&ScopedTenant>, shard: ShardId, lineage
 /// Prefix of all dead letters of a tenant, or of those of no known tenant.
 pub fn dead_letter_prefix(tenant: Option<&ScopedTenant>) -> String {
     letter_prefix(tenant.map(ScopedTenant::id))
+}
+
+/// Path of the object with which the worker of a shard finds out whether the lake can be written; of no tenant, outside the
+/// tables, without meaning to readers.
+pub fn probe_object(shard: ShardId) -> String {
+    format!("_probe/shard={:05}", shard.0)
 }
 
 /// Reads the path of an hour object; `None` for any other path.

@@ -83,6 +83,8 @@ pub struct ApplyFailure {
     pub parked: Vec<String>,
     /// Advice, where trying again will not help.
     pub stopped: Option<String>,
+    /// The lake had no room: no fault of an object's.
+    pub no_room: bool,
 }
 
 /// Objects that may still be written.

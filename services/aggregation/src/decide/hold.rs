@@ -4,6 +4,9 @@
 //! their own, a share of half the shard's; the other half always belongs to the keys that can be written. An event that
 //! would need one more row becomes a dead letter, kept with its bytes until the key is mended; events of rows that are
 //! there go on being counted. If nothing at all can be written, no key is held: then reading pauses.
+//!
+//! Whether the lake or the object is to blame shows in what else was written meanwhile: an object of another key, or, where
+//! no other key had anything to write, a probe of the worker's ([`Shard::lake_was_written`]).
 
 use super::cut::Outbox;
 use super::shard::{Decision, DecisionKind, Shard};
@@ -12,6 +15,12 @@ use super::shard::{Decision, DecisionKind, Shard};
 const ATTEMPTS_STUCK: u32 = 4;
 
 impl Shard {
+    /// Takes the fact that something else than the failing objects was written to the lake at `now`. No decision by itself:
+    /// it only tells [`Shard::hold_stuck`] that the lake as a whole is not to blame.
+    pub fn lake_was_written(&mut self, now: i64) {
+        self.written_at = self.written_at.max(now);
+    }
+
     /// Holds the keys whose outboxes are stuck. A decision: only while nothing is replayed, for the records that readers
     /// have seen counted must be counted again.
     pub fn hold_stuck(&mut self) {

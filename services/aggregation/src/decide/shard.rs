@@ -50,7 +50,7 @@ pub struct Shard {
     pub(super) held_rows: usize,
     /// Keys that are held.
     pub(super) held: Vec<u32>,
-    /// When an object was written last, by the decisions' clock.
+    /// When an object, or the worker's probe, was written last, by the decisions' clock.
     pub(super) written_at: i64,
     pub(super) scratch: Scratch,
     /// Keys changed since the last epoch.

@@ -8,11 +8,12 @@ use tidegauge_core::Key;
 use tidegauge_core::ids::{Epoch, LineageId, Ordinal};
 use tidegauge_core::lake::StoreError;
 use tidegauge_core::time::Day;
-use tidegauge_lake::apply::{Part, Target, apply_parts};
+use tidegauge_lake::apply::{ApplyError, Part, Target, apply_parts};
 use tidegauge_lake::dead_letter;
-use tidegauge_lake::index::{self, IndexEntry};
+use tidegauge_lake::index::{self, IndexEntry, IndexError};
 use tidegauge_lake::{AggregatedRow, Footer, ObjectError, SCHEMA_VERSION, paths};
 
+use super::probe::lake_is_writable;
 use super::{Context, dead_letters};
 use crate::crash::CrashStep;
 use crate::decide::{ApplyFailure, ApplyJob, DeadBatch, OutputHour};
@@ -32,6 +33,8 @@ pub(super) struct ApplyReport {
     pub(super) keys: Vec<(u32, Result<(), ApplyFailure>)>,
     /// Dead letters, and whether they are in the lake now.
     pub(super) dead: Vec<(DeadBatch, bool)>,
+    /// No object of a key could be written, but the probe could: the objects are to blame, not the lake.
+    pub(super) probe_written: bool,
 }
 
 /// Applies outputs: all objects, then the hour indexes; dead letters beside them. A failure concerns its key only.
@@ -95,7 +98,8 @@ pub(super) async fn apply(
     let indexes: Vec<_> = indexes.buffer_unordered(parallel).collect().await;
     for (job, day, updated) in indexes {
         if let Err(error) = updated {
-            let failure = ApplyFailure { parked: vec![format!("index of {day}: {error}")], stopped: None };
+            let no_room = matches!(&error, IndexError::Store(StoreError::Full(_)));
+            let failure = ApplyFailure { parked: vec![format!("index of {day}: {error}")], stopped: None, no_room };
             join(failures.entry(job).or_default(), failure);
         }
     }
@@ -108,7 +112,18 @@ pub(super) async fn apply(
         }
         report.keys.push((job.index, result));
     }
+    if wants_probe(jobs, &report.keys) {
+        report.probe_written = lake_is_writable(context, standing).await;
+    }
     report
+}
+
+/// Whether objects failed, for a reason that may be theirs or the lake's, and no other key was written that would tell.
+fn wants_probe(jobs: &[ApplyJob], results: &[(u32, Result<(), ApplyFailure>)]) -> bool {
+    let failures = || results.iter().filter_map(|(_, result)| result.as_ref().err());
+    let wrote = jobs.iter().zip(results).any(|(job, (_, result))| result.is_ok() && !job.hours.is_empty());
+    // A full disk is everybody's trouble, and may still take something as small as a probe.
+    !wrote && failures().any(|failure| failure.stopped.is_none()) && !failures().any(|failure| failure.no_room)
 }
 
 /// As [`apply_hour`], on a thread that may be busy for long: a large tenant does not hold up the others' calls (I7).
@@ -123,7 +138,8 @@ async fn apply_large_hour(
     let runtime = tokio::runtime::Handle::current();
     let work = move || runtime.block_on(apply_hour(&own, standing, &key, epoch, &hour));
     let applied = tokio::task::spawn_blocking(work).await;
-    applied.unwrap_or_else(|error| Err(ApplyFailure { parked: vec![format!("{}: {error}", job.key)], stopped: None }))
+    let ended = |error| ApplyFailure { parked: vec![format!("{}: {error}", job.key)], ..ApplyFailure::default() };
+    applied.unwrap_or_else(|error| Err(ended(error)))
 }
 
 async fn apply_hour(
@@ -166,7 +182,8 @@ async fn apply_hour(
         Err(error) => {
             metrics::counter!("tidegauge_aggregation_object_failures_total").increment(1);
             let stopped = error.stops_key().then(|| error.to_string());
-            Err(ApplyFailure { parked: vec![format!("{}: {error}", target.path())], stopped })
+            let no_room = matches!(&error, ApplyError::Store(StoreError::Full(_)));
+            Err(ApplyFailure { parked: vec![format!("{}: {error}", target.path())], stopped, no_room })
         }
     }
 }
@@ -174,6 +191,7 @@ async fn apply_hour(
 fn join(failure: &mut ApplyFailure, other: ApplyFailure) {
     failure.parked.extend(other.parked);
     failure.stopped = failure.stopped.take().or(other.stopped);
+    failure.no_room |= other.no_room;
 }
 
 /// A failure that names a few objects: history of many years lies in a hundred thousand, and status must be answered.
@@ -230,12 +248,36 @@ async fn put_dead(context: &Context, standing: Standing, batch: &DeadBatch) -> R
 mod tests {
     use super::*;
 
+    /// The lake is probed when something failed that may be the lake's fault and nothing was written that tells; never because
+    /// of a full disk.
+    #[test]
+    fn when_the_lake_is_probed() {
+        let key = Key::of(tidegauge_core::TenantId::parse("a").unwrap());
+        let hour = OutputHour { hour: tidegauge_core::time::Hour(0), rows: Arc::from([]) };
+        let job =
+            |hours: Vec<OutputHour>| ApplyJob { index: 0, key: key.clone(), epoch: 1, ordinal: 1, series: 1, hours };
+        let (writes, moves) = (job(vec![hour]), job(Vec::new()));
+        let failed = |failure: ApplyFailure| (0, Err(failure));
+        let plain = || failed(ApplyFailure::default());
+        let stopped = || failed(ApplyFailure { stopped: Some("advice".to_owned()), ..ApplyFailure::default() });
+        let full = || failed(ApplyFailure { no_room: true, ..ApplyFailure::default() });
+        let asks = |jobs: &[&ApplyJob], results: &[(u32, Result<(), ApplyFailure>)]| {
+            wants_probe(&jobs.iter().map(|job| (*job).clone()).collect::<Vec<_>>(), results)
+        };
+        assert!(asks(&[&writes], &[plain()]));
+        assert!(asks(&[&writes, &moves], &[plain(), (1, Ok(()))]), "a boundary that moves writes no object");
+        assert!(asks(&[&writes, &writes], &[plain(), stopped()]));
+        assert!(!asks(&[&writes, &writes], &[plain(), (1, Ok(()))]), "another key was written");
+        assert!(!asks(&[&writes, &writes], &[plain(), full()]));
+        assert!(!asks(&[&writes], &[stopped()]) && !asks(&[&writes], &[(0, Ok(()))]) && !asks(&[], &[]));
+    }
+
     /// However many objects cannot be written, a few are named, and the number of the others.
     #[test]
     fn a_failure_names_a_few_objects() {
         let failure = |count: usize| {
             let parked = (0..count).map(|at| at.to_string()).collect();
-            named(ApplyFailure { parked, stopped: None }).parked
+            named(ApplyFailure { parked, ..ApplyFailure::default() }).parked
         };
         assert_eq!(failure(8).len(), 8);
         let many = failure(100_000);

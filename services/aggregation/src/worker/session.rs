@@ -279,6 +279,9 @@ fn take_report(shard: &mut Shard, report: ApplyReport, now: i64) {
             Err(failure) => shard.parked(index, failure, now),
         }
     }
+    if report.probe_written {
+        shard.lake_was_written(now);
+    }
     for (batch, written) in report.dead {
         if written {
             shard.dead_applied(&batch);

@@ -55,6 +55,9 @@ fn look_alikes_are_refused() {
     for bad in ["_index/aggregated/t/0/2026-03-02.json", "_index/aggregated/t/00000/2026-3-2.json", "_index/t"] {
         assert_eq!(parse_aggregated_index(bad), None, "{bad}");
     }
+    let probe = probe_object(ShardId(3));
+    assert_eq!(probe, "_probe/shard=00003");
+    assert!(parse_aggregated_object(&probe).is_none() && parse_dead_letter_object(&probe).is_none());
     // One tenant's prefix never covers another's, whose id merely begins alike.
     for prefix in [aggregated_prefix, index_prefix] {
         assert!(!prefix(&tenant("t1")).starts_with(&prefix(&tenant("t"))));

@@ -27,7 +27,7 @@ fn stopped() -> Shard {
     send(&mut shard, "a", 4, 10..12);
     shard.cut_due(1, NOW + MINUTE_NS);
     let job = shard.apply_jobs(i64::MAX).remove(0);
-    let stopped = ApplyFailure { parked: Vec::new(), stopped: Some("unreadable".to_owned()) };
+    let stopped = ApplyFailure { stopped: Some("unreadable".to_owned()), ..ApplyFailure::default() };
     shard.parked(job.index, stopped, NOW);
     shard
 }
@@ -77,7 +77,11 @@ fn stopped_keys_share_their_half() {
     }
     shard.cut_due(1, NOW + MINUTE_NS);
     for job in shard.apply_jobs(i64::MAX) {
-        shard.parked(job.index, ApplyFailure { parked: Vec::new(), stopped: Some("unreadable".to_owned()) }, NOW);
+        shard.parked(
+            job.index,
+            ApplyFailure { stopped: Some("unreadable".to_owned()), ..ApplyFailure::default() },
+            NOW,
+        );
     }
     shard.hold_stuck();
     for name in ["a", "b", "c"] {
@@ -110,6 +114,42 @@ fn an_outage_of_the_whole_lake_holds_nobody() {
     shard.applied(jobs[1].index, NOW + 20 * MINUTE_NS);
     shard.hold_stuck();
     assert!(shard.has_room());
+}
+
+/// Of the only key that has something to write, nothing but a probe tells whether its object is to blame or the lake. Written
+/// since the object fails, the probe has the key held: others find room. Not written, nobody is held.
+#[test]
+fn a_probe_tells_the_object_from_the_lake() {
+    for written in [false, true] {
+        let mut shard = Shard::new(tight());
+        send(&mut shard, "a", 8, 10..12);
+        shard.cut_due(1, NOW + MINUTE_NS);
+        let job = shard.apply_jobs(i64::MAX).remove(0);
+        for attempt in 1..=4 {
+            let now = NOW + attempt * MINUTE_NS;
+            shard.parked(job.index, ApplyFailure::default(), now);
+            if written {
+                shard.lake_was_written(now);
+            }
+            shard.hold_stuck();
+            let held = shard.decisions().iter().any(|decision| decision.kind == DecisionKind::Held);
+            assert_eq!(held, written && attempt == 4, "attempt {attempt}");
+        }
+        send(&mut shard, "a", 8, 20..30);
+        assert_eq!(shard.has_room(), written);
+        let a = shard.key(&key("a")).unwrap();
+        assert!(a.counters.conserved());
+        assert_eq!((a.state_rows(), a.counters.dead), if written { (20, 60) } else { (80, 0) });
+    }
+    // What was written before it began to fail proves nothing.
+    let mut shard = Shard::new(tight());
+    send(&mut shard, "a", 8, 10..12);
+    shard.cut_due(1, NOW + MINUTE_NS);
+    shard.lake_was_written(NOW + 2 * MINUTE_NS);
+    let index = shard.apply_jobs(i64::MAX)[0].index;
+    (2..9).for_each(|minutes| shard.parked(index, ApplyFailure::default(), NOW + minutes * MINUTE_NS));
+    shard.hold_stuck();
+    assert_eq!(shard.decisions().iter().filter(|decision| decision.kind == DecisionKind::Held).count(), 0);
 }
 
 /// I4: with the checkpoint made while a key was held, and the decisions of the next epoch, the same records give the same

@@ -199,7 +199,7 @@ impl Sim {
             return Ok(());
         }
         if self.broken == Some(hour) {
-            return Err(ApplyFailure { parked: vec![hour.to_string()], stopped: None });
+            return Err(ApplyFailure { parked: vec![hour.to_string()], ..ApplyFailure::default() });
         }
         for row in job.hours.iter().filter(|h| h.hour == hour).flat_map(|h| h.rows.iter()) {
             merge(object.rows.entry((row.start_ns, row.metric.clone())).or_insert(NOTHING), &row.row);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegauge_core::ShardId;
+use tidegauge_core::clock::Clock;
 use tidegauge_core::event::Mode;
 use tidegauge_core::log::{EventLog, NewRecord};
 use tidegauge_core::time::MINUTE_NS;
@@ -94,6 +95,87 @@ async fn a_stopped_key_does_not_fill_its_shard() {
     reached("the key goes on", &|a, _| a.stopped_because.is_none() && a.state_rows == 0).await;
     append("a", 1_000).await;
     reached("it counts again", &|a, _| a.counters.on_log == all + 1 && a.state_rows == 0).await;
+    handle.drain().await;
+    world.verify().await;
+}
+
+/// Waits until the status is as it should be.
+async fn until(handle: &AggregationHandle, what: &str, done: impl Fn(&[KeyReport]) -> bool) {
+    let reached = tokio::time::timeout(Duration::from_secs(30), async {
+        while !done(&handle.status().await.keys) {
+            tokio::task::yield_now().await;
+        }
+    });
+    if reached.await.is_err() {
+        panic!("{what}: {:#?}", handle.status().await);
+    }
+}
+
+fn of<'a>(keys: &'a [KeyReport], name: &str) -> Option<&'a KeyReport> {
+    keys.iter().find(|found| found.key == key(name))
+}
+
+/// Loads an hour of history into one key, so that it alone has something to write, and more than its shard holds.
+async fn load_one_key(world: &World, handle: &AggregationHandle, windows: i64) {
+    let append = async |minutes: i64| {
+        let record = batch(&key("a"), Mode::Backfill, T0, &[(0, T0 - minutes * MINUTE_NS, 1.0)]);
+        world.log.append(vec![NewRecord { key: key("a"), payload: raw(&record) }]).await.unwrap();
+    };
+    append(10).await;
+    until(handle, "the object fails", |keys| of(keys, "a").is_some_and(|a| !a.parked.is_empty())).await;
+    for window in 1..windows {
+        append(10 + window).await;
+    }
+}
+
+/// I7: an object that cannot be written, of the only key with something to write, whose rows are all that the shard may
+/// have. Nothing else is written that would show that the lake is there: the worker's probe is. So the key is held, and
+/// another's new events are processed and published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_fails_alone_does_not_stop_its_shard() {
+    const WINDOWS: i64 = 200;
+    let world = World::new();
+    let tight = AggregationOptions { state_rows_max: 60, ..options() };
+    let (handle, stores) = world.start(Fuse::never(), tight);
+    *stores.broken.lock().unwrap() = Some("aggregated/tenant_id=a/".to_owned());
+    load_one_key(&world, &handle, WINDOWS).await;
+    let record = batch(&key("b"), Mode::Backfill, T0, &[(0, T0 - 10 * MINUTE_NS, 1.0)]);
+    world.log.append(vec![NewRecord { key: key("b"), payload: raw(&record) }]).await.unwrap();
+    let published = |keys: &[KeyReport]| of(keys, "b").is_some_and(|b| b.counters.backfilled == 1 && b.state_rows == 0);
+    until(&handle, "the other key is published", published).await;
+    let all = WINDOWS as u64;
+    let held = |keys: &[KeyReport]| of(keys, "a").is_some_and(|a| a.counters.on_log == all && a.counters.dead > 0);
+    until(&handle, "the key is held", held).await;
+
+    *stores.broken.lock().unwrap() = None;
+    until(&handle, "the key goes on", |keys| of(keys, "a").is_some_and(|a| a.state_rows == 0)).await;
+    handle.drain().await;
+    world.verify().await;
+}
+
+/// A lake that cannot be written at all holds nobody, also when one key alone has something to write: reading pauses, no
+/// event becomes a dead letter, and when the lake is back everything is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lake_that_is_away_holds_nobody() {
+    const WINDOWS: i64 = 200;
+    let world = World::new();
+    let tight = AggregationOptions { state_rows_max: 60, ..options() };
+    let (handle, stores) = world.start(Fuse::never(), tight);
+    *stores.broken.lock().unwrap() = Some(String::new());
+    load_one_key(&world, &handle, WINDOWS).await;
+    until(&handle, "the room is full", |keys| of(keys, "a").is_some_and(|a| a.state_rows >= 60)).await;
+    // Long enough for more tries than it takes to hold a key.
+    let long_after = world.clock.wall_ns() + 20 * MINUTE_NS;
+    until(&handle, "time passes", |_| world.clock.wall_ns() > long_after).await;
+    let a = of(&handle.status().await.keys, "a").unwrap().clone();
+    assert!(a.counters.dead == 0 && a.counters.on_log < WINDOWS as u64, "{a:?}");
+
+    *stores.broken.lock().unwrap() = None;
+    let counted = |keys: &[KeyReport]| {
+        of(keys, "a")
+            .is_some_and(|a| a.counters.backfilled == WINDOWS as u64 && a.counters.dead == 0 && a.state_rows == 0)
+    };
+    until(&handle, "everything is counted", counted).await;
     handle.drain().await;
     world.verify().await;
 }
