@@ -8,8 +8,8 @@
 //!
 //! Claims give nobody more than calls do. Kept room counts as taken, and a claim keeps no more than its call would take with
 //! what its key has waiting already. A tenant has one at a time; it is for a call that its key's own load does not keep out,
-//! and that leaves an eighth of the queue to others: that eighth no claim ever takes. Whoever leaves claims and never comes
-//! back does to others what he could do with calls, for [`EXPIRY_NS`], and without the gain.
+//! and that leaves an eighth of the queue to others: that eighth no claim ever takes. So a tenant that leaves claims and never
+//! comes back takes less from others than by sending those calls, and for no longer than [`EXPIRY_NS`] each.
 
 use std::collections::VecDeque;
 
