@@ -168,10 +168,11 @@ proptest! {
     }
 
     /// Tenants that leave claims and never take what is kept for them: there is always something to write, a tenant that has
-    /// nothing waiting finds room at once, and when the claims have expired all is as before.
+    /// nothing waiting finds room at once, and when the claims have expired all is as before. Of neighbours there are few: each
+    /// may take half of what the others left, so that many leave nothing of a queue as small as this, with claims or without.
     #[test]
     fn claims_without_calls_block_nobody(
-        neighbours in proptest::collection::vec(64..5_000_usize, 2..12),
+        neighbours in proptest::collection::vec(64..2_000_usize, 2..5),
         hostile in proptest::collection::vec(50_000..2 * QUEUE, 1..60),
         commit_bytes in 10_000..200_000_usize,
     ) {
