@@ -1,47 +1,49 @@
-//! I6: readers ask in a loop while events are published, corrected, cut, while the process is killed and restarted. Every
-//! answer obeys `ledger(as-of) − pending ≤ sum ≤ ledger(as-of)` and never falls.
+//! I6: readers ask in a loop while events are published, corrected, cut, while the process is killed and restarted. For
+//! every tenant of every answer `ledger(as-of) − pending ≤ sum ≤ ledger(as-of)` holds, what the answer says it counts is
+//! the ledger's number, and no answer says less than an earlier one.
 //!
-//! The ledger is the test's own: one tenant and one producer whose requests count in their order, so what an answer
-//! counts must be the size of the first n requests for some n that were sent.
+//! The ledger is none of the server's: every answer is kept with its as-of ordinals, and when the last server has ended
+//! [`ledger`] reads from the log itself what these ordinals mean.
+//!
+//! Three tenants, two of them neighbours on one shard; two producers, who also send what was acknowledged again; three
+//! scopes: all tenants, a credential with one tenant only, and one tenant chosen from all.
 
-use std::path::{Path, PathBuf};
+mod answers;
+mod ledger;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
-use tidegauge_client::Client;
+use tidegauge_client::{Client, ClientOptions};
 use tidegauge_core::time::{MINUTE_NS, SECOND_NS};
 use tidegauge_proto::ingest::v1::PublishRequest;
 use tidegauge_proto::stream::v1::Mode;
 use tidegauge_tests::events::{event, live};
-use tidegauge_tests::{Server, ServerOptions, client, wait};
+use tidegauge_tests::{Server, ServerOptions, client, tenants, wait};
 use tokio::sync::watch;
 
-use crate::{Counted, count, now_ns, published};
+use crate::{now_ns, published};
+use answers::{Answer, QUERIES, ask, deviations};
+use ledger::Ledger;
 
-const TENANT: &str = "tenant-001";
 /// Answers to collect unless `SEAM_ANSWERS` says more; `cargo xtask prove seam` asks for 10,000. Kills fall at
 /// equal distances.
 const ANSWERS: u64 = 1_500;
 const KILLS: u64 = 4;
-const READERS: usize = 3;
-
-/// Ways to count the same events: plainly, with the table against itself, and halves of it put together.
-const QUERIES: [&str; 4] = [
-    "SELECT CAST(COALESCE(SUM(event_count), 0) AS BIGINT) FROM dashboard_metrics",
-    "SELECT CAST(COALESCE(SUM(event_count), 0) / 2 AS BIGINT) FROM (SELECT event_count FROM dashboard_metrics \
-     UNION ALL SELECT event_count FROM dashboard_metrics)",
-    "SELECT CAST(COALESCE(SUM(a.event_count), 0) AS BIGINT) FROM dashboard_metrics a JOIN dashboard_metrics b \
-     ON a.window_start = b.window_start AND a.metric_name = b.metric_name AND a.event_count = b.event_count",
-    "SELECT CAST(COALESCE(SUM(event_count), 0) AS BIGINT) FROM (SELECT event_count FROM dashboard_metrics WHERE \
-     metric_name < 'm2' UNION ALL SELECT event_count FROM dashboard_metrics WHERE metric_name >= 'm2')",
-];
+const PRODUCERS: [u8; 2] = [1, 2];
+/// Every so many requests of a tenant the last acknowledged one is sent once more.
+const AGAIN_EVERY: u64 = 5;
+/// Deviations shown when there are any.
+const SHOWN: usize = 5;
 
 /// Events of a request: of growing count, in published, closed and open windows.
-fn request(sequence: u64, base_ns: i64) -> PublishRequest {
+fn request(producer: u8, sequence: u64, base_ns: i64) -> PublishRequest {
     let mode = if sequence % 7 == 3 { Mode::Backfill } else { Mode::Live };
     let now = base_ns + sequence as i64 * SECOND_NS / 20;
-    let events = (0..events_of(sequence))
+    let events = (0..events_of(producer, sequence))
         .map(|i| {
             let age = match (sequence + i) % 6 {
                 0 => 70 * MINUTE_NS,
@@ -51,100 +53,107 @@ fn request(sequence: u64, base_ns: i64) -> PublishRequest {
             event(&format!("m{}", i % 4), i as f64, now - age)
         })
         .collect();
-    PublishRequest { mode: mode as i32, ..live(1, sequence, events) }
+    PublishRequest { mode: mode as i32, ..live(producer, sequence, events) }
 }
 
-fn events_of(sequence: u64) -> u64 {
-    5 + sequence % 11
+fn events_of(producer: u8, sequence: u64) -> u64 {
+    5 * u64::from(producer) + sequence % 11
 }
 
-/// Events of the first `requests` requests.
-fn ledger(requests: u64) -> u64 {
-    (1..=requests).map(events_of).sum()
+/// What a reader may see.
+#[derive(Debug)]
+struct Scope {
+    token: String,
+    /// The tenant it chooses, if any.
+    choice: Option<String>,
+    tenants: Vec<String>,
 }
 
-/// What readers and the writer share.
+/// What readers and writers share.
 #[derive(Debug)]
 struct Shared {
     endpoint: watch::Receiver<String>,
-    token: String,
-    answers: AtomicU64,
+    scopes: Vec<Scope>,
+    tenants: [String; 3],
+    /// Begins and ends of answers.
+    ticks: AtomicU64,
+    answers: Mutex<Vec<Answer>>,
     refused: AtomicU64,
-    /// Requests sent so far (or being sent).
-    sent: AtomicU64,
     stop: AtomicBool,
-    /// Per query text the largest sum answered so far.
-    highest: Mutex<u64>,
 }
 
-async fn connect(shared: &Shared) -> Option<Client> {
+impl Shared {
+    fn answered(&self) -> usize {
+        self.answers.lock().expect("no holder panics").len()
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+async fn connect(shared: &Shared, scope: usize) -> Option<Client> {
     let endpoint = shared.endpoint.borrow().clone();
-    let options = tidegauge_client::ClientOptions {
-        endpoint,
-        token: Some(shared.token.clone()),
-        tenant: Some(TENANT.to_owned()),
-        ..tidegauge_client::ClientOptions::default()
-    };
+    let Scope { token, choice, .. } = &shared.scopes[scope];
+    let options =
+        ClientOptions { endpoint, token: Some(token.clone()), tenant: choice.clone(), ..ClientOptions::default() };
     Client::connect(options).await.ok()
 }
 
-fn check(sql: &str, found: Counted, before: u64, shared: &Shared) {
-    let known = found.counted;
-    let requests = (0..=shared.sent.load(Ordering::SeqCst)).scan(0, |sum, n| {
-        *sum += if n == 0 { 0 } else { events_of(n) };
-        Some(*sum)
-    });
-    assert!(requests.into_iter().any(|sum| sum == known), "{sql}: not the size of the first requests: {found:?}");
-    assert!(
-        known - found.pending <= found.sum && found.sum <= known,
-        "{sql}: {} ≤ {} ≤ {known} does not hold: {found:?}",
-        known - found.pending,
-        found.sum
-    );
-    assert!(found.sum >= before, "{sql}: an earlier answer said {before}: {found:?}");
-}
-
-async fn read(shared: Arc<Shared>, first: usize) {
-    let mut round = first;
-    let mut connection = connect(&shared).await;
-    while !shared.stop.load(Ordering::SeqCst) {
+async fn read(shared: Arc<Shared>, scope: usize) {
+    let mut round = scope;
+    let mut connection = connect(&shared, scope).await;
+    while !shared.has_stopped() {
         let Some(ours) = &connection else {
             crate::pace(std::time::Duration::from_millis(20)).await;
-            connection = connect(&shared).await;
+            connection = connect(&shared, scope).await;
             continue;
         };
         round += 1;
-        let sql = QUERIES[round % QUERIES.len()];
-        let before = *shared.highest.lock().expect("no holder panics");
-        match count(ours, sql).await {
-            Ok(found) => {
-                check(sql, found, before, &shared);
-                let mut highest = shared.highest.lock().expect("no holder panics");
-                *highest = (*highest).max(found.sum);
-                shared.answers.fetch_add(1, Ordering::SeqCst);
+        let query = QUERIES[round % QUERIES.len()];
+        let began = shared.ticks.fetch_add(1, Ordering::SeqCst);
+        match ask(ours, query).await {
+            Ok((sums, keys)) => {
+                let ended = shared.ticks.fetch_add(1, Ordering::SeqCst);
+                let answer = Answer { query, scope, began, ended, sums, keys };
+                shared.answers.lock().expect("no holder panics").push(answer);
             }
             Err(error) if error.is_retryable() => {
                 shared.refused.fetch_add(1, Ordering::SeqCst);
                 connection = None;
             }
-            Err(error) => panic!("{sql}: {error}"),
+            Err(error) => panic!("{}: {error}", query.sql),
         }
     }
 }
 
-/// Publishes until told to stop, over all restarts; whatever was not acknowledged is sent again.
-async fn write(shared: Arc<Shared>, base_ns: i64) -> u64 {
-    let mut acknowledged = 0;
-    let mut connection = connect(&shared).await;
-    while !shared.stop.load(Ordering::SeqCst) {
-        let Some(ours) = &connection else {
+/// Publishes for every tenant until told to stop, over all restarts; whatever was not acknowledged is sent again, and
+/// sometimes what was. Returns the last acknowledged sequence of each tenant.
+async fn write(shared: Arc<Shared>, producer: u8, base_ns: i64) -> BTreeMap<String, u64> {
+    let mut acknowledged: BTreeMap<String, u64> = shared.tenants.iter().map(|tenant| (tenant.clone(), 0)).collect();
+    let mut connection: Option<BTreeMap<String, Client>> = None;
+    let mut turns = shared.tenants.iter().cycle();
+    let mut tenant = turns.next().expect("a tenant");
+    while !shared.has_stopped() {
+        let Some(clients) = &connection else {
             crate::pace(std::time::Duration::from_millis(20)).await;
-            connection = connect(&shared).await;
+            connection = connect(&shared, 0).await.map(|client| {
+                let of = |tenant: &String| (tenant.clone(), client.for_tenant(tenant).expect("options are right"));
+                shared.tenants.iter().map(of).collect()
+            });
             continue;
         };
-        shared.sent.store(acknowledged + 1, Ordering::SeqCst);
-        match ours.publish(request(acknowledged + 1, base_ns)).await {
-            Ok(_) => acknowledged += 1,
+        let done = acknowledged[tenant];
+        match clients[tenant].publish(request(producer, done + 1, base_ns)).await {
+            Ok(answer) => {
+                assert_eq!(u64::from(answer.accepted), events_of(producer, done + 1));
+                acknowledged.insert(tenant.clone(), done + 1);
+                if (done + 1).is_multiple_of(AGAIN_EVERY) {
+                    // Whether this one is answered does not matter: the next request shows a broken connection.
+                    let _ = clients[tenant].publish(request(producer, done + 1, base_ns)).await;
+                }
+                tenant = turns.next().expect("a cycle has no end");
+            }
             Err(error) if error.is_retryable() => connection = None,
             Err(error) => panic!("{error}"),
         }
@@ -153,8 +162,15 @@ async fn write(shared: Arc<Shared>, base_ns: i64) -> u64 {
     acknowledged
 }
 
-fn start(folder: &Path) -> Server {
-    Server::start(folder, &ServerOptions::quick())
+fn scopes(server: &Server, [own, neighbour, elsewhere]: &[String; 3]) -> Vec<Scope> {
+    let all = [own, neighbour, elsewhere];
+    let token = server.token("all", "admin", &all.map(String::as_str));
+    let all: Vec<String> = all.into_iter().cloned().collect();
+    vec![
+        Scope { token: token.clone(), choice: None, tenants: all },
+        Scope { token: server.token("own", "reader", &[own]), choice: None, tenants: vec![own.clone()] },
+        Scope { token, choice: Some(elsewhere.clone()), tenants: vec![elsewhere.clone()] },
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,57 +178,130 @@ async fn no_gap_and_no_double_count() {
     let folder = TempDir::new().expect("a temporary folder");
     let data: PathBuf = folder.path().join("data");
     let base = now_ns();
-    let mut server = start(&data);
-    let token = server.token("admin", "admin", &[TENANT]);
+    // Nothing of the log may go before it has been read.
+    let options = ServerOptions::quick().set("TIDEGAUGE_LOG_RETENTION", "240h");
+    let mut server = Server::start(&data, &options);
+    let [own, neighbour, elsewhere, _] = tenants::on_three_shards();
+    let tenants = [own, neighbour, elsewhere];
     let (endpoint, receiver) = watch::channel(server.endpoint());
     let shared = Arc::new(Shared {
         endpoint: receiver,
-        token: token.clone(),
-        answers: AtomicU64::new(0),
+        scopes: scopes(&server, &tenants),
+        tenants,
+        ticks: AtomicU64::new(0),
+        answers: Mutex::default(),
         refused: AtomicU64::new(0),
-        sent: AtomicU64::new(0),
         stop: AtomicBool::new(false),
-        highest: Mutex::new(0),
     });
-    let writer = tokio::spawn(write(Arc::clone(&shared), base));
-    let readers: Vec<_> = (0..READERS).map(|first| tokio::spawn(read(Arc::clone(&shared), first))).collect();
+    let writers = PRODUCERS.map(|producer| tokio::spawn(write(Arc::clone(&shared), producer, base)));
+    let readers: Vec<_> =
+        (0..shared.scopes.len()).map(|scope| tokio::spawn(read(Arc::clone(&shared), scope))).collect();
 
-    let answers = match std::env::var("SEAM_ANSWERS") {
+    let wanted = match std::env::var("SEAM_ANSWERS") {
         Ok(text) => text.parse().expect("SEAM_ANSWERS is a number"),
         Err(_) => ANSWERS,
     };
     for step in 1..=KILLS + 1 {
-        let wanted = answers * step / (KILLS + 1);
-        loop {
+        while (shared.answered() as u64) < wanted * step / (KILLS + 1) {
             assert!(readers.iter().all(|r| !r.is_finished()), "a reader has ended: see its panic");
-            assert!(!writer.is_finished(), "the writer has ended: see its panic");
-            if shared.answers.load(Ordering::SeqCst) >= wanted {
-                break;
-            }
+            assert!(writers.iter().all(|w| !w.is_finished()), "a writer has ended: see its panic");
             crate::pace(std::time::Duration::from_millis(20)).await;
         }
         if step <= KILLS {
             server.kill();
-            server = start(&data);
+            server = Server::start(&data, &options);
             endpoint.send(server.endpoint()).expect("readers listen");
         }
     }
     shared.stop.store(true, Ordering::SeqCst);
     for reader in readers {
-        reader.await.expect("no deviation");
+        reader.await.expect("no refusal");
     }
-    let acknowledged = writer.await.expect("no refusal");
+    let mut acknowledged = BTreeMap::new();
+    for (producer, writer) in PRODUCERS.into_iter().zip(writers) {
+        acknowledged.insert(producer, writer.await.expect("no refusal"));
+    }
 
-    let ours = client(&server, &token, Some(TENANT)).await;
-    published(&ours).await;
-    for sql in QUERIES {
-        let found =
-            wait::until("the last answer", || async { count(&ours, sql).await.map_err(|e| e.to_string()) }).await;
-        assert_eq!(found.pending, 0, "{sql}: {found:?}");
-        // The last request may be durable without having been acknowledged.
-        let possible = [ledger(acknowledged), ledger(acknowledged + 1)];
-        assert!(possible.contains(&found.sum) && found.sum == found.counted, "{sql}: {found:?}, one of {possible:?}");
+    // The last answers: nothing is pending any more.
+    let everything = client(&server, &shared.scopes[0].token, None).await;
+    published(&everything).await;
+    for scope in 0..shared.scopes.len() {
+        let ours = connect(&shared, scope).await.expect("it accepts");
+        for query in QUERIES {
+            let began = shared.ticks.fetch_add(1, Ordering::SeqCst);
+            let (sums, keys) =
+                wait::until("the last answer", || async { ask(&ours, query).await.map_err(|e| e.to_string()) }).await;
+            let ended = shared.ticks.fetch_add(1, Ordering::SeqCst);
+            assert!(keys.iter().all(|key| key.pending_events == 0), "{keys:?}");
+            assert_eq!(sums.keys().collect::<BTreeSet<_>>(), shared.scopes[scope].tenants.iter().collect());
+            let answer = Answer { query, scope, began, ended, sums, keys };
+            shared.answers.lock().expect("no holder panics").push(answer);
+        }
     }
-    let (answers, refused) = (shared.answers.load(Ordering::SeqCst), shared.refused.load(Ordering::SeqCst));
-    println!("seam: {answers} answers, {refused} refused as unavailable, {acknowledged} requests, {KILLS} kills");
+    let status = everything.status().await.expect("a status");
+    let (ended, log) = server.terminate();
+    assert!(ended.success(), "{ended}:\n{log}");
+
+    let ledger = Ledger::read(&data).await;
+    // The log is whole, and aggregation has seen all of it.
+    let ordinals: Vec<u64> = status.shards.iter().map(|shard| shard.ordinal).collect();
+    assert_eq!(ledger.records, ordinals);
+    assert_eq!(ledger.accounts.keys().collect::<BTreeSet<_>>(), shared.tenants.iter().collect());
+    for key in &status.keys {
+        let account = &ledger.accounts[&key.tenant_id];
+        let counters = key.counters.expect("counters");
+        // No dead letters: then each event that is no duplicate is counted.
+        assert_eq!((counters.dead, counters.duplicates), (0, account.duplicates), "{key:?}");
+        assert_eq!(counters.on_time + counters.late + counters.backfilled, account.total(), "{key:?}");
+        assert!(counters.late > 0 && counters.backfilled > 0 && counters.duplicates > 0, "too easy: {key:?}");
+    }
+    acknowledged_is_on_the_log(&ledger, &acknowledged);
+
+    let answers = shared.answers.lock().expect("no holder panics");
+    let scopes: Vec<BTreeSet<&str>> =
+        shared.scopes.iter().map(|scope| scope.tenants.iter().map(String::as_str).collect()).collect();
+    let deviating = deviations(&answers, &ledger, &scopes);
+    let pending = answers.iter().filter(|answer| answer.keys.iter().any(|key| key.pending_events > 0)).count();
+    println!(
+        "seam: {} answers ({pending} of them with events pending), {} refused as unavailable, {:?} records a shard, \
+         {} events counted, {KILLS} kills: {} deviations",
+        answers.len(),
+        shared.refused.load(Ordering::SeqCst),
+        ledger.records,
+        ledger.accounts.values().map(ledger::Account::total).sum::<u64>(),
+        deviating.len()
+    );
+    assert!(
+        deviating.is_empty(),
+        "{} deviations:\n{}",
+        deviating.len(),
+        deviating[..deviating.len().min(SHOWN)].join("\n")
+    );
+    for answer in answers.iter().rev().take(scopes.len() * QUERIES.len()) {
+        for key in &answer.keys {
+            let total = ledger.accounts[&key.tenant_id].total();
+            assert_eq!(key.counted_events, total, "one of the last answers: {answer:?}");
+        }
+    }
+    for scope in 0..scopes.len() {
+        let of_it = answers.iter().filter(|answer| answer.scope == scope).count();
+        assert!(of_it > answers.len() / 10, "only {of_it} answers of scope {scope}");
+    }
+    assert!(pending > answers.len() / 100, "too easy: only {pending} answers had events pending");
+}
+
+/// I1: each acknowledged request stands on the log whole, and behind the last one at most one that a crash took the answer of.
+fn acknowledged_is_on_the_log(ledger: &Ledger, acknowledged: &BTreeMap<u8, BTreeMap<String, u64>>) {
+    for (producer, last_of) in acknowledged {
+        for (tenant, last) in last_of {
+            let requests = &ledger.accounts[tenant].requests;
+            for sequence in 1..=*last {
+                let found = requests.get(&(*producer, sequence)).copied();
+                assert_eq!(found, Some(events_of(*producer, sequence)), "{tenant}, producer {producer}, {sequence}");
+            }
+            assert!(*last > 0, "{tenant} took nothing of producer {producer}");
+            let beyond = requests.keys().filter(|(of, sequence)| of == producer && *sequence > last + 1).count();
+            assert_eq!(beyond, 0, "{tenant}, producer {producer}: more than was sent");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod raw;
+pub mod tenants;
 pub mod wait;
 
 pub use tidegauge_harness::{Server, ServerOptions, Token, binary, token};
