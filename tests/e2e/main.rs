@@ -75,3 +75,18 @@ async fn pace(time: Duration) {
     ticks.tick().await;
     ticks.tick().await;
 }
+
+/// `tidegauge verify` on the stopped directory finds nothing.
+fn verified(data_dir: &std::path::Path) {
+    let output = std::process::Command::new(tidegauge_tests::binary())
+        .args(["verify", "--data-dir"])
+        .arg(data_dir)
+        .output()
+        .expect("the binary runs");
+    assert!(
+        output.status.success(),
+        "verify: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -4,49 +4,45 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A step of the commit protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum CrashStep {
-    /// The state of an epoch is encoded, nothing of it is durable.
-    BeforePrepare,
-    /// The epoch is prepared, none of its outputs is applied.
-    AfterPrepare,
-    /// An object of the lake has been replaced.
-    AfterObject,
-    /// An hour index object has been replaced.
-    AfterIndex,
-    /// All outputs are applied, hot-metric has not heard of it.
-    AfterApply,
-    /// Hot-metric holds the new boundaries.
-    AfterBoundary,
-    /// The epoch is completed, the log has not heard of it.
-    AfterComplete,
+/// The steps from one list, so that a new one cannot be missing from [`CrashStep::ALL`], and so from the tests that die at
+/// each.
+macro_rules! steps {
+    ($($(#[doc = $doc:literal])+ $step:ident = $name:literal;)*) => {
+        /// A step of the commit protocol.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum CrashStep {
+            $($(#[doc = $doc])+ $step,)*
+        }
+
+        impl CrashStep {
+            /// Every step, in the order of the protocol.
+            pub const ALL: &[Self] = &[$(Self::$step,)*];
+
+            /// The step's name, as in settings.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$step => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl CrashStep {
-    /// Every step, in the order of the protocol.
-    pub const ALL: [Self; 7] = [
-        Self::BeforePrepare,
-        Self::AfterPrepare,
-        Self::AfterObject,
-        Self::AfterIndex,
-        Self::AfterApply,
-        Self::AfterBoundary,
-        Self::AfterComplete,
-    ];
-
-    /// The step's name, as in settings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BeforePrepare => "before-prepare",
-            Self::AfterPrepare => "after-prepare",
-            Self::AfterObject => "after-object",
-            Self::AfterIndex => "after-index",
-            Self::AfterApply => "after-apply",
-            Self::AfterBoundary => "after-boundary",
-            Self::AfterComplete => "after-complete",
-        }
-    }
+steps! {
+    /// The state of an epoch is encoded, nothing of it is durable.
+    BeforePrepare = "before-prepare";
+    /// The epoch is prepared, none of its outputs is applied.
+    AfterPrepare = "after-prepare";
+    /// An object of the lake has been replaced.
+    AfterObject = "after-object";
+    /// An hour index object has been replaced.
+    AfterIndex = "after-index";
+    /// All outputs are applied, hot-metric has not heard of it.
+    AfterApply = "after-apply";
+    /// Hot-metric holds the new boundaries.
+    AfterBoundary = "after-boundary";
+    /// The epoch is completed, the log has not heard of it.
+    AfterComplete = "after-complete";
 }
 
 /// Aborts the process when a step is reached for the `nth` time, counted over all shards. Written `after-object:3`.
@@ -69,7 +65,7 @@ impl FromStr for CrashPoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
-        let step = CrashStep::ALL.into_iter().find(|step| step.as_str() == name);
+        let step = CrashStep::ALL.iter().copied().find(|step| step.as_str() == name);
         let nth = nth.parse().ok().filter(|nth| *nth > 0);
         match (step, nth) {
             (Some(step), Some(nth)) => Ok(Self { step, nth }),
@@ -106,7 +102,7 @@ mod tests {
 
     #[test]
     fn crash_points_read_what_they_write() {
-        for step in CrashStep::ALL {
+        for step in CrashStep::ALL.iter().copied() {
             let point = CrashPoint { step, nth: 3 };
             assert_eq!(point.to_string().parse(), Ok(point));
             assert_eq!(step.as_str().parse(), Ok(CrashPoint { step, nth: 1 }));
