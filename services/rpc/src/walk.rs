@@ -3,7 +3,7 @@
 //! It needs nothing but a channel to a running server, so it is the same for a server in a test and for the real
 //! process. Calls carry one empty message; what a method would answer to a sufficient credential is not its business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -38,6 +38,19 @@ pub struct Credentials {
     pub other_tenant: String,
 }
 
+/// Who calls in a walk, for its own tenant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Caller {
+    /// Without a credential.
+    Nobody,
+    /// [`Credentials::writer`].
+    Writer,
+    /// [`Credentials::reader`].
+    Reader,
+    /// [`Credentials::admin`].
+    Admin,
+}
+
 /// What a walk found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -49,6 +62,9 @@ pub struct Report {
     pub authenticated: BTreeSet<String>,
     /// Served methods that need no credential.
     pub public: BTreeSet<String>,
+    /// For each served method who was let in; nobody else was asked where nobody needs a credential. A walk cannot know
+    /// who should be: whoever runs it compares.
+    pub let_in: BTreeMap<String, BTreeSet<Caller>>,
     /// Each method that answered other than it must, with what it answered. Empty when all is well.
     pub findings: Vec<String>,
 }
@@ -190,6 +206,7 @@ impl Walker<'_> {
         if nobody == Answer::LetIn {
             self.report.served.insert(path.to_owned());
             self.report.public.insert(path.to_owned());
+            self.report.let_in.insert(path.to_owned(), [Caller::Nobody].into());
             return;
         }
         self.must(path, "nobody", None, Code::Unauthenticated, "CREDENTIAL_MISSING").await;
@@ -218,6 +235,9 @@ impl Walker<'_> {
             reasons => self.report.findings.push(format!("{path}: writer, reader and admin got {reasons:?}")),
         }
         self.report.served.insert(path.to_owned());
+        let callers = [Caller::Writer, Caller::Reader, Caller::Admin].into_iter().zip(&answers);
+        let let_in = callers.filter(|(_, answer)| **answer == Answer::LetIn).map(|(caller, _)| caller).collect();
+        self.report.let_in.insert(path.to_owned(), let_in);
         self.wrong_tenant(path, &answers).await;
     }
 
