@@ -1,8 +1,8 @@
 //! The disk fills up: ingest stops taking first, what was taken is still aggregated and published, a disk without a byte left loses
 //! nothing, and room makes everything go on, without a restart.
 //!
-//! The disk is a small `tmpfs` in a mount namespace of the server's own, so that it can really be full. Where the machine
-//! gives an ordinary user no such namespace, the test says so and leaves.
+//! The disk is a small `tmpfs` in a mount namespace of the server's own, so that it can really be full. A machine that gives
+//! none fails the test by name; whoever knows that it has none says so with [`WITHOUT_MOUNTS`], and is told what was left out.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,26 +12,43 @@ use std::process::Command;
 use tempfile::TempDir;
 use tidegauge_client::{Client, ClientError};
 use tidegauge_tests::events::{live, series};
-use tidegauge_tests::{Server, ServerOptions, client, wait};
+use tidegauge_tests::{Server, ServerOptions, WITHOUT_MOUNTS, client, is_without_mounts, wait};
 use tonic::Code;
 
 use crate::{counted, now_ns, published};
 
 /// Mounts the disk over the folder that comes first, then becomes the command that follows.
-const ON_A_DISK_OF_ITS_OWN: [&str; 5] =
-    ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64m tidegauge \"$0\" && exec \"$@\""];
+const ON_A_DISK_OF_ITS_OWN: [&str; 3] = ["sh", "-c", "mount -t tmpfs -o size=64m tidegauge \"$0\" && exec \"$@\""];
 
-/// Whether this machine gives out mount namespaces.
-fn can_mount(folder: &Path) -> bool {
-    let [program, arguments @ ..] = ON_A_DISK_OF_ITS_OWN;
-    let tried = Command::new(program).args(arguments).arg(folder).arg("true").output();
-    match tried {
-        Ok(output) if output.status.success() => true,
-        other => {
-            eprintln!("left out: a full disk needs `unshare -rm` and `mount -t tmpfs`: {other:?}");
-            false
+/// Ways into a mount namespace: an ordinary user's, and root's where user namespaces are not allowed.
+const WAYS: [&[&str]; 2] = [&["unshare", "-rm"], &["unshare", "-m"]];
+
+/// The command that starts the server on a disk of its own; `None` if the machine is known to have none.
+///
+/// # Panics
+/// When the machine has none and nobody said so.
+fn own_disk(folder: &Path) -> Option<Vec<&'static str>> {
+    if is_without_mounts() {
+        eprintln!("LEFT OUT, because {WITHOUT_MOUNTS} is set: what happens when the disk fills up");
+        return None;
+    }
+    let mut refusals = String::new();
+    for way in WAYS {
+        let command = [way, &ON_A_DISK_OF_ITS_OWN].concat();
+        match Command::new(command[0]).args(&command[1..]).arg(folder).arg("true").output() {
+            Ok(output) if output.status.success() => return Some(command),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                refusals += &format!("\n  {}: {}, {}", way.join(" "), output.status, said.trim());
+            }
+            Err(error) => refusals += &format!("\n  {}: {error}", way.join(" ")),
         }
     }
+    panic!(
+        "a full disk needs a mount namespace with a tmpfs in it, and this machine gives none:{refusals}\n\
+         allow unprivileged user namespaces (for a container: its seccomp and AppArmor profile), or run as root with \
+         CAP_SYS_ADMIN; where neither can be, set {WITHOUT_MOUNTS}=1 to leave these tests out"
+    );
 }
 
 struct Setup {
@@ -44,11 +61,9 @@ struct Setup {
 
 async fn setup() -> Option<Setup> {
     let folder = TempDir::new().expect("a temporary folder");
-    if !can_mount(folder.path()) {
-        return None;
-    }
+    let command = own_disk(folder.path())?;
     let options = ServerOptions::quick()
-        .wrapped(&ON_A_DISK_OF_ITS_OWN, folder.path())
+        .wrapped(&command, folder.path())
         .set("TIDEGAUGE_LOG_SHARDS", "2")
         .set("TIDEGAUGE_LOG_SEGMENT_BYTES", "4 MiB")
         .set("TIDEGAUGE_LOG_RESERVE_BYTES", "24 MiB");

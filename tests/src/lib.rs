@@ -5,7 +5,7 @@ pub mod raw;
 pub mod tenants;
 pub mod wait;
 
-pub use tidegauge_harness::{Server, ServerOptions, Token, binary, token};
+pub use tidegauge_harness::{Server, ServerOptions, Token, WITHOUT_MOUNTS, binary, is_without_mounts, token};
 
 use tidegauge_client::{Client, ClientOptions};
 

@@ -29,6 +29,15 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// Set to 1 on a machine that is known to give no mount namespaces: the tests of a full disk are then left out, and
+/// `cargo xtask test` says so at its end.
+pub const WITHOUT_MOUNTS: &str = "TIDEGAUGE_TEST_WITHOUT_MOUNTS";
+
+/// Whether [`WITHOUT_MOUNTS`] is set.
+pub fn is_without_mounts() -> bool {
+    std::env::var_os(WITHOUT_MOUNTS).is_some_and(|value| value == "1")
+}
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {

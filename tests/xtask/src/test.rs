@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
 use anyhow::{Result, bail};
+use tidegauge_harness::{WITHOUT_MOUNTS, is_without_mounts};
 
 use crate::environment::{cargo, root, target};
 use crate::python;
@@ -28,6 +29,9 @@ pub(crate) fn run(flags: &[&str]) -> Result<()> {
             readers.current_dir(root()).arg("tests/interop/readers.py");
             crate::environment::run(run_command_env(&mut readers))?;
         }
+    }
+    if is_without_mounts() {
+        println!("left out with {WITHOUT_MOUNTS}: what happens when the disk fills up (tests/e2e/disk.rs)");
     }
     Ok(())
 }
