@@ -43,6 +43,8 @@ pub fn is_without_mounts() -> bool {
 pub struct ServerOptions {
     /// The binary; [`binary`] finds one when this is not set.
     pub binary: Option<PathBuf>,
+    /// Address of gRPC; a free port of this machine if not given.
+    pub grpc: Option<String>,
     /// Further arguments of `serve`.
     pub arguments: Vec<String>,
     /// Environment, mostly settings (`TIDEGAUGE_<SECTION>_<KEY>`).
@@ -60,6 +62,13 @@ impl ServerOptions {
             ("TIDEGAUGE_PUBLISH_CHECKPOINT_INTERVAL", "300ms"),
         ];
         Self { environment: settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(), ..Self::default() }
+    }
+
+    /// Listens at this address, so that clients of an earlier life find the server again.
+    #[must_use]
+    pub fn at(mut self, grpc: &str) -> Self {
+        self.grpc = Some(grpc.to_owned());
+        self
     }
 
     /// Starts the server through a command that ends in `exec "$@"`; `argument` stands before the server's command line.
@@ -110,7 +119,8 @@ impl Server {
         let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
         command
             .args(words)
-            .args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--grpc", options.grpc.as_deref().unwrap_or("127.0.0.1:0")])
+            .args(["--http", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(&options.arguments)
             // A share of a large disk is more than these tests need: they must also pass where it is nearly full.
