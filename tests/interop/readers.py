@@ -102,6 +102,10 @@ def adbc_answers_the_dashboard_query(server: Server, token: str, events: int) ->
         assert sum(table["total_events"].to_pylist()) == events
         hours = table["hour"].to_pylist()
         assert hours == sorted(hours, reverse=True)
+        # The filters are no ornament: another day, another tenant.
+        for other in (R6.replace("day = 2", "day = 3"), R6.replace("'tenant-001'", "'tenant-002'")):
+            cursor.execute(other)
+            assert cursor.fetch_arrow_table().num_rows == 0, other
 
 
 def month_forms_agree(server: Server, token: str, events: int) -> None:
@@ -109,6 +113,9 @@ def month_forms_agree(server: Server, token: str, events: int) -> None:
         for form in ("3", "'3'", "'03'"):
             cursor.execute(f"SELECT SUM(event_count) FROM dashboard_metrics WHERE month = {form}")
             assert cursor.fetchone()[0] == events, form
+        for form in ("4", "'4'", "'04'"):
+            cursor.execute(f"SELECT SUM(event_count) FROM dashboard_metrics WHERE month = {form}")
+            assert cursor.fetchone()[0] is None, form
 
 
 def pyarrow_reads_flight(server: Server, token: str, events: int) -> None:
@@ -165,6 +172,7 @@ def duckdb_reads_the_lake(server: Server, token: str, events: int) -> None:
     for form in ("3", "'03'"):
         found = duckdb.sql(f"SELECT SUM(event_count) FROM {table} WHERE month = {form}").fetchone()[0]
         assert found == events, (form, found)
+    assert duckdb.sql(f"SELECT SUM(event_count) FROM {table} WHERE month = 4").fetchone()[0] is None
 
 
 def tools_find_the_table(server: Server, token: str, events: int) -> None:

@@ -82,7 +82,9 @@ fn the_durable_form_is_the_golden_file() {
         })
         .collect();
     let restored = Shard::restore(settings(), shard.ordinal(), &golden).unwrap();
+    assert_eq!(restored.keys().len(), shard.keys().len());
     for (one, other) in shard.keys().iter().zip(restored.keys()) {
+        assert_eq!(one.key, other.key);
         assert_eq!(one.counters, other.counters);
         assert_eq!(one.times(), other.times());
         assert_eq!(one.pending(), other.pending());
@@ -95,6 +97,8 @@ fn the_durable_form_is_the_golden_file() {
     for (place, entry) in golden.iter().enumerate() {
         let mut damaged = golden.clone();
         damaged[place].2 = entry.2.slice(..entry.2.len() - 1);
-        assert!(Shard::restore(settings(), 3, &damaged).is_err(), "{entry:?}");
+        assert!(Shard::restore(settings(), 3, &damaged).is_err(), "cut short: {entry:?}");
+        damaged[place].2 = [&entry.2[..], &[0]].concat().into();
+        assert!(Shard::restore(settings(), 3, &damaged).is_err(), "prolonged: {entry:?}");
     }
 }
