@@ -9,7 +9,8 @@ use tokio_rustls::rustls::{self, CertificateError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// Why a call failed. Its text is made for people: it names value and rule and, where there is one, the way out.
+/// Why a call failed. Its text is made for people: it names value and rule. What to do about it depends on the program
+/// around: the command line has its own advice for every reason.
 #[derive(Clone, Debug)]
 pub enum ClientError {
     /// An option of the client cannot be used.
@@ -89,19 +90,6 @@ impl Obstacle {
         }
         Self::Unreachable
     }
-
-    const fn hint(self) -> &'static str {
-        match self {
-            Self::Unreachable => "is the server running? start it with `tidegauge serve`, or name another --endpoint",
-            Self::UnknownAuthority => {
-                "name the authority that signed the server's certificate with --ca or TIDEGAUGE_CA"
-            }
-            Self::WrongName => "use an address that stands in the server's certificate",
-            Self::BadCertificate => "the server needs another certificate (server.tls_certificate)",
-            Self::NoTls => "a server without TLS has an address that begins with http://",
-            Self::NoHttp2 => "is it the address of gRPC? with TLS it begins with https://",
-        }
-    }
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -178,25 +166,6 @@ impl ClientError {
                 _ => false,
             },
             _ => false,
-        }
-    }
-
-    /// Advice for a person, where there is some.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Connect { obstacle, .. } => Some(obstacle.hint()),
-            Self::GaveUp { last, .. } | Self::Closed(Some(last)) => last.hint(),
-            Self::Server(error) => match (error.code, error.reason.as_str()) {
-                (_, "TENANT_NOT_CHOSEN") => Some("choose a tenant with --tenant"),
-                (Code::Unauthenticated, _) => {
-                    Some("give a valid token with --token or TIDEGAUGE_TOKEN; `tidegauge token create` makes one")
-                }
-                (Code::PermissionDenied, _) => Some("use a token that covers this tenant and action"),
-                // Without a reason it was not our server that answered.
-                (Code::Unimplemented, "") => Some(Obstacle::NoHttp2.hint()),
-                _ => None,
-            },
-            _ => None,
         }
     }
 }

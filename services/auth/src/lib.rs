@@ -22,6 +22,6 @@ mod rules;
 pub use authenticator::{AuthOptions, Authenticator, ServiceToken};
 pub use error::{AuthError, Denied};
 pub use grant::{Grant, GrantedTenants, TenantClaim};
-pub use header::bearer_value;
+pub use header::{audit_name, bearer_value};
 pub use key::create_token;
 pub use keyfile::create_key;

@@ -13,7 +13,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proptest::prelude::*;
 use serde_json::json;
 use tidegauge_auth::{
-    AuthError, AuthOptions, Authenticator, Denied, GrantedTenants, TenantClaim, bearer_value, create_key, create_token,
+    AuthError, AuthOptions, Authenticator, Denied, GrantedTenants, TenantClaim, audit_name, bearer_value, create_key,
+    create_token,
 };
 use tidegauge_core::clock::{Clock as _, ManualClock};
 use tidegauge_core::scope::{Permission, Role, SystemAuthority};
@@ -115,6 +116,10 @@ fn grants_what_a_credential_says_and_no_longer() {
     assert_eq!((&*grant.principal.name, grant.principal.role), ("ann", Role::Reader));
     assert_eq!(names(&grant.tenants), ["t1", "t2"]);
     assert!(grant.credential.starts_with("token:") && !grant.is_service() && grant.via.is_none());
+    assert_eq!(audit_name(&token).as_deref(), Some(&*grant.credential));
+    let by_key = auth.authenticate(Some(bearer(&key).as_bytes())).unwrap();
+    assert_eq!(audit_name(&key).as_deref(), Some(&*by_key.credential));
+    assert_eq!(audit_name("a.b.c").or(audit_name("tgk_1_2")).or(audit_name("")), None);
     assert_eq!(grant.expires_at_ns, NOW_NS + 600 * SECOND_NS);
 
     assert_eq!(granted(&auth, &format!("bEARER  {token}")), ["t1", "t2"]);

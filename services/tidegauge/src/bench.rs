@@ -16,6 +16,8 @@ mod server;
 use clap::{Args, Subcommand};
 
 use crate::failure::Outcome;
+use crate::output::TableForm;
+use crate::tell::tell;
 
 /// Commands of `bench`.
 #[derive(Clone, Debug, Subcommand)]
@@ -44,9 +46,9 @@ pub(crate) struct TargetArgs {
     /// Admin token for --endpoint
     #[arg(long, env = "TIDEGAUGE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
-    /// table or json
-    #[arg(short = 'o', long = "output", default_value = "table", value_parser = ["table", "json"])]
-    output: String,
+    /// Form of the figures
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
+    output: TableForm,
 }
 
 /// Runs a benchmark.
@@ -55,7 +57,7 @@ pub(crate) struct TargetArgs {
 /// When the server fails, or the totals afterwards are not what was sent.
 pub(crate) async fn run(command: BenchCommand) -> Outcome {
     if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build; its figures say nothing");
+        tell("warning: this is a debug build; its figures say nothing");
     }
     match command {
         BenchCommand::Flood(args) => neighbours::flood(args).await,

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegauge_client::{Client, ClientError, ClientOptions};
+use tidegauge_client::{Client, ClientOptions};
+use tidegauge_core::TenantId;
 
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::text_table::printable;
 
 /// Flags of a client.
 #[derive(Clone, Debug, Args)]
@@ -25,23 +27,37 @@ pub(crate) struct ConnectArgs {
     pub(crate) ca: Option<PathBuf>,
 }
 
+/// What a tenant's name may be; a server would refuse another one without saying why.
+const TENANT_RULE: &str = "a tenant is 1 to 63 of a-z, 0-9, _ and -, and begins with a letter or digit";
+
 impl ConnectArgs {
     /// The options of the client.
     ///
     /// # Errors
-    /// When the certificate cannot be read.
+    /// When the certificate cannot be read, or the tenant is none.
     pub(crate) fn options(&self) -> Outcome<ClientOptions> {
         let ca_pem = match &self.ca {
-            Some(path) => Some(std::fs::read(path).doing(path.display())?),
+            Some(path) => Some(std::fs::read(path).doing(format_args!("--ca {}", path.display()))?),
             None => None,
         };
-        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(ClientOptions {
             endpoint: self.endpoint.clone(),
-            token: filled(&self.token),
-            tenant: filled(&self.tenant),
+            token: self.token.clone().filter(|token| !token.is_empty()),
+            tenant: self.tenant()?.map(str::to_owned),
             ca_pem,
         })
+    }
+
+    /// The tenant to act for; an empty one is none.
+    ///
+    /// # Errors
+    /// When it is no tenant's name.
+    pub(crate) fn tenant(&self) -> Outcome<Option<&str>> {
+        let Some(tenant) = self.tenant.as_deref().filter(|tenant| !tenant.is_empty()) else { return Ok(None) };
+        match TenantId::parse(tenant) {
+            Ok(_) => Ok(Some(tenant)),
+            Err(error) => Err(Failure::usage(format!("--tenant {:?} {error}", printable(tenant))).hint(TENANT_RULE)),
+        }
     }
 
     /// Connects.
@@ -50,18 +66,5 @@ impl ConnectArgs {
     /// With a hint where one helps.
     pub(crate) async fn connect(&self) -> Outcome<Client> {
         Ok(Client::connect(self.options()?).await?)
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        let failure = match error {
-            ClientError::Option { .. } => Self::usage(error.to_string()),
-            _ => Self::new(error.to_string()),
-        };
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
     }
 }

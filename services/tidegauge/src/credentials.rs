@@ -3,27 +3,49 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use serde_json::{Value, json};
 use tidegauge_auth::TenantClaim;
 use tidegauge_core::TenantId;
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::scope::Role;
 use tidegauge_core::time::rfc3339;
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
+use crate::output::{self, TextForm};
 use crate::settings::{self, Settings};
 use crate::stdout;
+use crate::tell::tell;
 use crate::units::Span;
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  tidegauge token create --user me --tenant acme --role admin
+  TIDEGAUGE_TOKEN=$(tidegauge token create --user ci --tenant acme --tenant globex --role writer --ttl 1h)
+  tidegauge token create --user ops --all-tenants --role reader -o json
+
+Only the token goes to standard output. It is signed here, without a server; a server of the same data directory takes it.";
+
+const KEY_EXAMPLES: &str = "\
+Examples:
+  tidegauge key create --user collector --tenant acme --role writer
+  tidegauge key create --user dashboard --by-rules --role reader --ttl 90d -o json
+
+Only the key goes to standard output, this once. A running server takes it within a second.";
 
 /// Commands about tokens.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Sign a token with the data directory's key
+    #[command(after_help = TOKEN_EXAMPLES)]
     Create {
         #[command(flatten)]
         grant: GrantArgs,
         /// How long it is valid
         #[arg(long, default_value = "30d", value_name = "DURATION")]
         ttl: Span,
+        /// Form of the result: json adds id, grant and time
+        #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
+        output: TextForm,
     },
 }
 
@@ -31,12 +53,16 @@ pub(crate) enum TokenCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Make an API key; the data directory keeps its hash
+    #[command(after_help = KEY_EXAMPLES)]
     Create {
         #[command(flatten)]
         grant: GrantArgs,
         /// How long it is valid [default: until it is removed]
         #[arg(long, value_name = "DURATION")]
         ttl: Option<Span>,
+        /// Form of the result: json adds id, grant and time
+        #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
+        output: TextForm,
     },
 }
 
@@ -76,8 +102,8 @@ impl GrantArgs {
     fn auth_folder(&self) -> Outcome<PathBuf> {
         let data_dir = data_dir(self.data_dir.clone())?;
         if !data_dir.is_dir() {
-            eprintln!("{} is made: a server must be started with the same directory", data_dir.display());
-            tidegauge_embedded::data_dir::DataDir::open(&data_dir).map_err(|e| Failure::new(e.to_string()))?;
+            tell(format_args!("{} is made: a server must be started with the same directory", data_dir.display()));
+            tidegauge_embedded::data_dir::DataDir::open(&data_dir)?;
         }
         Ok(data_dir.join("auth"))
     }
@@ -89,6 +115,25 @@ impl GrantArgs {
             TenantClaim::Only(tenants) => tenants.iter().map(TenantId::as_str).collect::<Vec<_>>().join(", "),
         };
         format!("{} of {tenants} for {}", self.role.as_str(), self.user)
+    }
+
+    /// The credential for programs. `id` is its name in the audit log; without named tenants `tenants` is null.
+    fn document(&self, kind: &str, credential: &str, valid_until: Option<String>) -> Value {
+        let claim = self.claim();
+        let tenants = match &claim {
+            TenantClaim::Only(tenants) => Some(tenants.iter().map(TenantId::as_str).collect::<Vec<_>>()),
+            TenantClaim::All | TenantClaim::ByRules => None,
+        };
+        json!({
+            kind: credential,
+            "id": tidegauge_auth::audit_name(credential),
+            "user": self.user,
+            "role": self.role.as_str(),
+            "tenants": tenants,
+            "all_tenants": claim == TenantClaim::All,
+            "by_rules": claim == TenantClaim::ByRules,
+            "valid_until": valid_until,
+        })
     }
 }
 
@@ -109,32 +154,38 @@ fn until(clock: &SystemClock, ttl: Span) -> String {
     rfc3339(end - end.rem_euclid(1_000_000_000))
 }
 
-/// Makes a token; only the token goes to standard output.
+/// Makes a token; only the token, or the document with it, goes to standard output.
 ///
 /// # Errors
 /// The key cannot be used, or the token must not exist.
 pub(crate) fn token(command: TokenCommand) -> Outcome {
-    let TokenCommand::Create { grant, ttl } = command;
+    let TokenCommand::Create { grant, ttl, output } = command;
     let clock = SystemClock::default();
     let folder = grant.auth_folder()?;
-    let token = tidegauge_auth::create_token(&folder, &grant.user, &grant.claim(), grant.role, ttl.0, &clock)
-        .map_err(|e| Failure::new(e.to_string()))?;
-    eprintln!("token: {}, valid until {}", grant.describe(), until(&clock, ttl));
+    let token = tidegauge_auth::create_token(&folder, &grant.user, &grant.claim(), grant.role, ttl.0, &clock)?;
+    let until = until(&clock, ttl);
+    if output == TextForm::Json {
+        return output::document(&grant.document("token", &token, Some(until)));
+    }
+    tell(format_args!("token: {}, valid until {until}", grant.describe()));
     stdout::write(format_args!("{token}\n"))
 }
 
-/// Makes an API key; only the key goes to standard output.
+/// Makes an API key; only the key, or the document with it, goes to standard output.
 ///
 /// # Errors
 /// The key file cannot be used, or the key must not exist.
 pub(crate) fn key(command: KeyCommand) -> Outcome {
-    let KeyCommand::Create { grant, ttl } = command;
+    let KeyCommand::Create { grant, ttl, output } = command;
     let clock = SystemClock::default();
     let folder = grant.auth_folder()?;
     let ttl_duration = ttl.map(|ttl| ttl.0);
-    let key = tidegauge_auth::create_key(&folder, &grant.user, &grant.claim(), grant.role, ttl_duration, &clock)
-        .map_err(|e| Failure::new(e.to_string()))?;
-    let valid = ttl.map_or_else(|| "until it is removed".to_owned(), |ttl| format!("until {}", until(&clock, ttl)));
-    eprintln!("API key: {}, valid {valid}; it is shown this once", grant.describe());
+    let key = tidegauge_auth::create_key(&folder, &grant.user, &grant.claim(), grant.role, ttl_duration, &clock)?;
+    let until = ttl.map(|ttl| until(&clock, ttl));
+    if output == TextForm::Json {
+        return output::document(&grant.document("key", &key, until));
+    }
+    let valid = until.map_or_else(|| "until it is removed".to_owned(), |until| format!("until {until}"));
+    tell(format_args!("API key: {}, valid {valid}; it is shown this once", grant.describe()));
     stdout::write(format_args!("{key}\n"))
 }

@@ -1,36 +1,39 @@
 //! `tidegauge emit`: one event from flags, or events as NDJSON on standard input.
 
 mod lines;
+mod publisher;
+mod report;
 
 use std::time::Duration;
 
 use clap::Args;
-use tidegauge_client::proto::ingest::v1::{Event, PublishRequest, PublishResponse};
-use tidegauge_client::{Client, ClientError, Mode};
+use tidegauge_client::Mode;
+use tidegauge_client::proto::ingest::v1::Event;
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::limits;
 use tidegauge_core::time::parse_rfc3339;
 use tidegauge_proto::convert::time::timestamp;
 
 use crate::connect::ConnectArgs;
-use crate::failure::{Doing as _, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, TextForm};
 use crate::tell::tell;
 use crate::units::readable;
-
-/// Pause before a request is sent again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Times that a request is sent while the server cannot take it for now.
-const TRIES: u32 = 20;
+use publisher::Publisher;
+use report::{Origin, Report};
 
 const EXAMPLES: &str = "\
 Examples:
   tidegauge emit --metric room.temperature --value 21.5 --dimension room=kitchen
   tidegauge emit --metric room.temperature --value 19 --time 2026-03-02T07:08:09Z --backfill
   tail -f events.ndjson | tidegauge emit
+  tidegauge emit -o json < events.ndjson | jq '.refusals[]'
 
 A line on standard input is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
-   \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}";
+   \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
+With -o json the document holds accepted, refused, refusals (line, field, reason, message; the first 1,000), positions and
+error. Exit code: 0 if every event was taken, 1 if not, 2 for a wrong call.";
 
 /// Flags of `emit`.
 #[derive(Clone, Debug, Args)]
@@ -57,8 +60,11 @@ pub(crate) struct EmitArgs {
     /// Send as history, which moves no watermark
     #[arg(long)]
     backfill: bool,
+    /// Form of the account: text on standard error; json also one document at the end, on standard output
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
+    output: TextForm,
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
 }
 
 /// Publishes and says what became of it.
@@ -67,15 +73,31 @@ pub(crate) struct EmitArgs {
 /// When an event was refused.
 pub(crate) async fn run(args: EmitArgs) -> Outcome {
     let mode = if args.backfill { Mode::Backfill } else { Mode::Live };
-    let (Some(metric), Some(value)) = (&args.metric, args.value) else {
-        return lines::run(&args.connect.connect().await?, mode).await;
-    };
     let now_ns = SystemClock::default().wall_ns();
-    let event = one(&args, metric, value, now_ns)?;
+    let event = match (&args.metric, args.value) {
+        (Some(metric), Some(value)) => Some(one(&args, metric, value, now_ns)?),
+        _ => None,
+    };
+    args.connect.options()?;
+    let mut report = Report::default();
+    let ended = publish(&args.connect, event, mode, now_ns, &mut report).await;
+    if args.output == TextForm::Text {
+        return ended;
+    }
+    let ended = ended.map_err(|failure| failure.asked_for(args.connect.tenant().unwrap_or_default()));
+    output::document(&report.document(ended.as_ref().err()))?;
+    ended
+}
+
+/// Publishes the event, or those of standard input.
+async fn publish(connect: &ConnectArgs, event: Option<Event>, mode: Mode, now_ns: i64, report: &mut Report) -> Outcome {
+    let mut publisher = Publisher::new(connect.connect().await?, mode);
+    let Some(event) = event else { return lines::run(&mut publisher, report).await };
     let age = age(&event, now_ns);
-    let client = args.connect.connect().await?;
-    let answer = publish(&client, vec![event], mode).await??;
-    if lines::tell_refusals(&answer, |_| "the event".to_owned()) > 0 {
+    let answer = publisher.publish("", vec![event]).await?;
+    publisher.close().await;
+    report.answered(&answer, |_| Origin::Flags, str::to_owned);
+    if report.refused > 0 {
         return Err(Failure::new("the event was refused"));
     }
     tell("1 event durable");
@@ -120,29 +142,4 @@ fn one(args: &EmitArgs, metric: &str, value: f64, now_ns: i64) -> Outcome<Event>
         source: args.source.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
-}
-
-/// Sends with an identity of its own, so that a retry could not count twice; tries again while the server only cannot take
-/// it for now.
-async fn publish(client: &Client, events: Vec<Event>, mode: Mode) -> Outcome<Result<PublishResponse, ClientError>> {
-    let mut producer_id = [0; 16];
-    getrandom::fill(&mut producer_id).doing("random numbers")?;
-    // The first byte 0xFF is reserved for derived identities.
-    producer_id[0] &= 0x7F;
-    let request = PublishRequest {
-        producer_id: producer_id.to_vec().into(),
-        sequence: 1,
-        mode: mode.into(),
-        events,
-        columns: None,
-    };
-    let mut pace = tokio::time::interval(RETRY_PAUSE);
-    pace.tick().await;
-    for _ in 1..TRIES {
-        match client.publish(request.clone()).await {
-            Err(error) if error.is_retryable() => pace.tick().await,
-            answer => return Ok(answer),
-        };
-    }
-    Ok(client.publish(request).await)
 }

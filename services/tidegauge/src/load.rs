@@ -9,12 +9,15 @@ pub(crate) mod chunk;
 pub(crate) mod csv;
 pub(crate) mod dictionary;
 pub(crate) mod event;
+pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod json;
 pub(crate) mod ledger;
 pub(crate) mod lines;
+pub(crate) mod names;
 pub(crate) mod progress;
 pub(crate) mod reader;
+pub(crate) mod refusal;
 pub(crate) mod resume;
 pub(crate) mod scan;
 pub(crate) mod send;
@@ -26,18 +29,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::json;
 use tidegauge_client::{Client, Mode};
 use tidegauge_core::clock::{Clock, SystemClock};
 use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::stdout;
+use crate::output::{self, TextForm};
 use crate::tell::tell;
 use crate::units::{counted, readable, short};
 use csv::CsvOptions;
 use identity::Identity;
 use ledger::{Ledger, RejectsFile};
+use names::Names;
 use progress::{Progress, ProgressMode};
 use reader::{Format, Resume, Step};
 use send::Sender;
@@ -88,12 +93,12 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
     progress: ProgressMode,
     /// Sums of each file: text on standard error, or a line of JSON on standard output
-    #[arg(short = 'o', long = "output", default_value = "text", value_parser = ["text", "json"])]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
+    output: TextForm,
     #[command(flatten)]
     csv: CsvArgs,
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
 }
 
 /// Flags for CSV files.
@@ -129,7 +134,7 @@ struct CsvArgs {
 impl LoadArgs {
     fn format(&self, file: &Path) -> Outcome<Format> {
         let by_name = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let tenant = self.connect.tenant.clone().filter(|tenant| !tenant.is_empty());
+        let tenant = self.connect.tenant()?.map(str::to_owned);
         if !by_name && self.csv.time_column.is_none() {
             return Ok(Format::Ndjson { tenant });
         }
@@ -147,7 +152,7 @@ impl LoadArgs {
                 .hint("leave --metric out: each value column's name becomes a metric"));
         }
         if !csv.delimiter.is_ascii() || csv.delimiter == '"' {
-            return Err(Failure::usage(format!("--delimiter {:?} is no usable character", csv.delimiter)));
+            return Err(Failure::usage(format!("--delimiter {:?} is no ASCII character, or the quote", csv.delimiter)));
         }
         Ok(Format::Csv(CsvOptions {
             time_column: csv.time_column.clone().unwrap_or_else(|| "timestamp".to_owned()),
@@ -252,7 +257,8 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     let (steps_in, steps) = mpsc::channel(STEPS_WAITING);
     let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), steps_in);
     let mode = if args.live { Mode::Live } else { Mode::Backfill };
-    let sender = Sender { client: client.clone(), identity, mode, durable, reports: reports_in };
+    let names = Names::of_format(&format);
+    let sender = Sender { client: client.clone(), identity, mode, names, durable, reports: reports_in };
     let sending = tokio::spawn(sender.run(steps));
 
     let mut together = Vec::new();
@@ -269,7 +275,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     if !ledger.refused_tenants.is_empty() {
         unsent = keep_unsent(file, &format, &resume, &mut ledger)?;
     }
-    summary(file, ledger, unsent, args.output == "json")
+    summary(file, ledger, unsent, args.output)
 }
 
 /// Reads the file on a thread of its own.
@@ -305,10 +311,14 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
     kept.map(|()| unsent)
 }
 
-fn summary(file: &Path, ledger: Ledger, unsent: u64, json: bool) -> Outcome<bool> {
+fn summary(file: &Path, ledger: Ledger, unsent: u64, form: TextForm) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
     let known_before = ledger.known_before;
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
+    let refused_tenants = ledger.refused_tenants.iter().map(
+        |(tenant, failure)| json!({"tenant_id": &**tenant, "reason": failure.reason(), "message": failure.message()}),
+    );
+    let refused_tenants: Vec<_> = refused_tenants.collect();
     let refused = match &refused[..] {
         [] => None,
         names if names.len() <= TENANTS_SHOWN_MAX => Some(names.join(", ")),
@@ -322,17 +332,18 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64, json: bool) -> Outcome<bool
     progress.finish();
     let rate = short(progress.events_per_second());
     let is_whole = rejected == 0 && unreadable == 0 && refused.is_none();
-    if json {
-        let sums = serde_json::json!({
+    if form == TextForm::Json {
+        let sums = json!({
             "file": file.display().to_string(),
             "accepted": accepted,
             "loaded_before": known_before,
             "lines_without_event": unreadable,
             "refused": rejected,
             "not_sent": unsent,
+            "refused_tenants": refused_tenants,
             "seconds": progress.elapsed().as_secs_f64(),
         });
-        stdout::write(format_args!("{sums}\n"))?;
+        output::document(&sums)?;
         return Ok(is_whole);
     }
     let took = readable(progress.elapsed());

@@ -6,7 +6,9 @@ mod credentials;
 mod demo;
 mod emit;
 mod failure;
+mod hints;
 mod load;
+mod output;
 mod query;
 mod serve;
 mod settings;
@@ -76,20 +78,29 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Outcome {
-    let client = || serve::runtime(0);
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Token(command) => credentials::token(command),
         Command::Key(command) => credentials::key(command),
-        Command::Emit(args) => client()?.block_on(emit::run(args)),
-        Command::Load(args) => client()?.block_on(load::run(args)),
-        Command::Query(args) => client()?.block_on(query::run(args)),
-        Command::Watch(args) => client()?.block_on(watch::run(args)),
-        Command::Status(args) => client()?.block_on(status::run(args)),
-        Command::Verify(args) => client()?.block_on(verify::run(args)),
-        Command::Demo(args) => client()?.block_on(demo::run(args)),
-        Command::Bench(command) => client()?.block_on(bench::run(command)),
+        Command::Emit(args) => ask(args.connect.clone(), emit::run(args)),
+        Command::Load(args) => ask(args.connect.clone(), load::run(args)),
+        Command::Query(args) => ask(args.connect.clone(), query::run(args)),
+        Command::Watch(args) => ask(args.connect.clone(), watch::run(args)),
+        Command::Status(args) => ask(args.connect.clone(), status::run(args)),
+        Command::Verify(args) => work(verify::run(args)),
+        Command::Demo(args) => work(demo::run(args)),
+        Command::Bench(command) => work(bench::run(command)),
     }
+}
+
+fn work(command: impl Future<Output = Outcome>) -> Outcome {
+    serve::runtime(0)?.block_on(command)
+}
+
+/// Works with a server; a refusal names the tenant that it was asked for.
+fn ask(connect: connect::ConnectArgs, command: impl Future<Output = Outcome>) -> Outcome {
+    let tenant = connect.tenant()?;
+    work(command).map_err(|failure| failure.asked_for(tenant))
 }
 
 #[cfg(test)]

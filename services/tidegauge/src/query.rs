@@ -51,7 +51,7 @@ pub(crate) struct QueryArgs {
     #[arg(long)]
     allow_partial: bool,
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
 }
 
 /// Form of a result.

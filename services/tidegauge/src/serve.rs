@@ -10,9 +10,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 use tidegauge_core::limits;
 
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::output::{self, TextForm};
 use crate::settings::{self, Layers, Settings};
 use compose::Running;
 use listen::Listeners;
@@ -22,6 +24,7 @@ Examples:
   tidegauge serve
   tidegauge serve --data-dir /var/lib/tidegauge --grpc 127.0.0.1:0 --http 127.0.0.1:0
   tidegauge serve --print-config > tidegauge.toml
+  tidegauge serve --print-config -o json | jq -r .server.data_dir
   TIDEGAUGE_PUBLISH_INTERVAL=10s tidegauge serve
 
 A setting is taken from its flag, else from TIDEGAUGE_<SECTION>_<KEY>, else from the file. SIGTERM and Ctrl-C drain.";
@@ -48,6 +51,9 @@ pub(crate) struct ServeArgs {
     /// Print the effective settings and end
     #[arg(long)]
     print_config: bool,
+    /// Form of what standard output gets: the line with the addresses, or the settings (text: TOML)
+    #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
+    output: TextForm,
 }
 
 impl ServeArgs {
@@ -76,10 +82,13 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let layers = args.layers()?;
     let settings = Settings::read(&layers)?;
     if args.print_config {
-        return crate::stdout::write(settings::print(&layers));
+        return match args.output {
+            TextForm::Text => crate::stdout::write(settings::print(&layers)),
+            TextForm::Json => output::document(&settings::document(&layers)),
+        };
     }
     logging::start(&settings.diagnostics.filter, &settings.diagnostics.format)?;
-    runtime(settings.server.threads)?.block_on(serve(&settings))
+    runtime(settings.server.threads)?.block_on(serve(&settings, args.output))
 }
 
 /// The runtime of a server: one thread a core unless set.
@@ -94,7 +103,7 @@ pub(crate) fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {
     builder.enable_all().thread_name("tidegauge").build().doing("the runtime does not start")
 }
 
-async fn serve(settings: &Settings) -> Outcome {
+async fn serve(settings: &Settings, form: TextForm) -> Outcome {
     let mut signals = signals::Signals::take()?;
     let listeners = Listeners::bind(&settings.server.grpc, &settings.server.http).await?;
     let mut running = tokio::select! {
@@ -107,11 +116,15 @@ async fn serve(settings: &Settings) -> Outcome {
     };
     let mut out = std::io::stdout().lock();
     // For programs; a reader that has gone is no reason to stop.
-    let _ = writeln!(out, "listening grpc={} http={}", running.grpc(), running.http());
+    let (grpc, http) = (running.grpc(), running.http());
+    let _ = match form {
+        TextForm::Text => writeln!(out, "listening grpc={grpc} http={http}"),
+        TextForm::Json => writeln!(out, "{}", json!({"grpc": grpc.to_string(), "http": http.to_string()})),
+    };
     let _ = out.flush();
     drop(out);
     let data_dir = &settings.server.data_dir;
-    tracing::info!(grpc = %running.grpc(), http = %running.http(), data_dir, "ready");
+    tracing::info!(%grpc, %http, data_dir, "ready");
 
     let failed = tokio::select! {
         signal = signals.next() => {

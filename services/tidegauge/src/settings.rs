@@ -71,9 +71,31 @@ pub(crate) fn print(layers: &Layers) -> String {
     text
 }
 
+/// The effective settings for programs: sections of values, written as in the file.
+pub(crate) fn document(layers: &Layers) -> serde_json::Value {
+    let mut sections = serde_json::Map::new();
+    for key in KEYS {
+        let value = layers.text(key.section, key.key).map_or_else(key.default, |(value, _)| value.to_owned());
+        let value = match (key.is_secret() && !value.is_empty(), key.quoted) {
+            (true, _) => HIDDEN.into(),
+            (false, true) => value.into(),
+            // Read before: a number or a truth value.
+            (false, false) => serde_json::from_str(&value).unwrap_or_else(|_| value.into()),
+        };
+        let section = sections.entry(key.section).or_insert_with(|| serde_json::Map::new().into());
+        if let Some(section) = section.as_object_mut() {
+            section.insert(key.key.to_owned(), value);
+        }
+    }
+    sections.into()
+}
+
+/// Stands for a secret.
+const HIDDEN: &str = "(secret)";
+
 fn quoted(key: &Key, value: &str) -> String {
     match (key.is_secret(), key.quoted) {
-        (true, _) if !value.is_empty() => "\"(secret)\"".to_owned(),
+        (true, _) if !value.is_empty() => format!("{HIDDEN:?}"),
         (_, true) => toml::Value::String(value.to_owned()).to_string(),
         (_, false) => value.to_owned(),
     }
@@ -82,6 +104,22 @@ fn quoted(key: &Key, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Programs read every setting by section and name, numbers as numbers.
+    #[test]
+    fn settings_are_read_by_programs() {
+        let mut layers = Layers::default();
+        layers.add_flag("server", "data_dir", "--data-dir", "a \"b\"".to_owned());
+        layers.add_flag("server", "threads", "--x", "3".to_owned());
+        let document = document(&layers);
+        assert_eq!(document["server"]["data_dir"], "a \"b\"");
+        assert_eq!(document["server"]["threads"], 3);
+        assert_eq!(document["server"]["insecure_plaintext"], false);
+        assert_eq!(document["window"]["length"], "1m");
+        let settings: usize =
+            document.as_object().unwrap().values().map(|section| section.as_object().unwrap().len()).sum();
+        assert_eq!(settings, KEYS.len());
+    }
 
     /// No secret is printed; that there is one is.
     #[test]

@@ -9,6 +9,7 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::Outcome;
+use crate::output::TableForm;
 use crate::stdout;
 use crate::text_table::{Align, TextTable};
 use crate::units::{Size, grouped, readable, short};
@@ -27,18 +28,9 @@ until the next cut (setting publish.interval).";
 pub(crate) struct StatusArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
-    output: ListForm,
+    output: TableForm,
     #[command(flatten)]
-    connect: ConnectArgs,
-}
-
-/// Form of a list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum ListForm {
-    /// Aligned columns
-    Table,
-    /// One JSON document
-    Json,
+    pub(crate) connect: ConnectArgs,
 }
 
 /// Shows the status.
@@ -49,8 +41,8 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let client = args.connect.connect().await?;
     let status = client.status().await?;
     match args.output {
-        ListForm::Json => stdout::write(format_args!("{:#}\n", document(&status))),
-        ListForm::Table => stdout::write(tables(&status, SystemClock::default().wall_ns())),
+        TableForm::Json => stdout::write(format_args!("{:#}\n", document(&status))),
+        TableForm::Table => stdout::write(tables(&status, SystemClock::default().wall_ns())),
     }
 }
 

@@ -7,9 +7,9 @@ use tidegauge_aggregation::verify::{self, KeyFacts, VerifyReport};
 use tidegauge_core::Key;
 
 use crate::failure::{Failure, Outcome};
+use crate::output::TableForm;
 use crate::serve::compose;
 use crate::settings::{self, Settings};
-use crate::status::ListForm;
 use crate::text_table::{Align, TextTable};
 use crate::units::grouped;
 
@@ -29,8 +29,11 @@ pub(crate) struct VerifyArgs {
     data_dir: Option<PathBuf>,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
-    output: ListForm,
+    output: TableForm,
 }
+
+/// What to do about findings.
+const KEEP_IT: &str = "keep a copy of the directory as it is, before a server is started on it again";
 
 /// What every data directory has, from its first start on.
 const ALWAYS_THERE: [&str; 3] = ["log/format", "state", "lake"];
@@ -59,13 +62,13 @@ pub(crate) async fn run(args: VerifyArgs) -> Outcome {
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     match args.output {
-        ListForm::Json => crate::stdout::write(format_args!("{:#}\n", json(&report)))?,
-        ListForm::Table => crate::stdout::write(table(&report))?,
+        TableForm::Json => crate::stdout::write(format_args!("{:#}\n", json(&report)))?,
+        TableForm::Table => crate::stdout::write(table(&report))?,
     }
     match report.findings.len() {
         0 => Ok(()),
-        1 => Err(Failure::new("one finding: the data directory does not add up")),
-        many => Err(Failure::new(format!("{many} findings: the data directory does not add up"))),
+        1 => Err(Failure::new("one finding: the data directory does not add up").hint(KEEP_IT)),
+        many => Err(Failure::new(format!("{many} findings: the data directory does not add up")).hint(KEEP_IT)),
     }
 }
 

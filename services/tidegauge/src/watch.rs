@@ -52,7 +52,7 @@ pub(crate) struct WatchArgs {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
 }
 
 /// Form of the changes.
@@ -106,7 +106,8 @@ fn all_found(wanted: &[String], found: impl Fn(&str) -> bool) -> Outcome {
     let missing: Vec<&str> = wanted.iter().map(String::as_str).filter(|name| !found(name)).collect();
     match &missing[..] {
         [] => Ok(()),
-        names => Err(Failure::new(format!("no value yet of {}", names.join(", ")))),
+        names => Err(Failure::new(format!("no value yet of {}", printable(&names.join(", "))))
+            .hint("`tidegauge watch --once` shows which metrics there are; one has a value from its first event on")),
     }
 }
 

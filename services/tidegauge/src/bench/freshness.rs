@@ -118,5 +118,5 @@ pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
     let shown = format!("p50 {}, p99 {}, max {}", readable(p50), readable(p99), readable(max));
     report.add("event to watcher", shown, serde_json::json!([p50, p99, max].map(|t| t.as_secs_f64())));
     report.add("checked", format!("SUM(event_count) = {}", grouped(rows)), rows);
-    report.print(&args.target.output)
+    report.print(args.target.output)
 }

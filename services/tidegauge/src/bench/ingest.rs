@@ -112,7 +112,7 @@ pub(crate) async fn run(args: IngestArgs) -> Outcome {
         report.add("server memory", format!("{}B", short(bytes as f64)), bytes);
     }
     report.add("checked", format!("SUM(event_count) = {}", grouped(rows)), rows);
-    report.print(&args.target.output)
+    report.print(args.target.output)
 }
 
 /// Sends one stream's batches; returns the time to each acknowledgement.

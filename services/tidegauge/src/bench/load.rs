@@ -113,7 +113,7 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
         report.add("server memory", format!("{}B", short(bytes as f64)), bytes);
     }
     report.add("checked", format!("SUM(event_count) = {}", grouped(rows)), rows);
-    report.print(&args.target.output)
+    report.print(args.target.output)
 }
 
 /// Events in windows and dead letters, of all tenants.

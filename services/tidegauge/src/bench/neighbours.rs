@@ -82,7 +82,7 @@ pub(crate) async fn run(args: NeighboursArgs) -> Outcome {
         [&mut alone.acknowledged, &mut beside.acknowledged],
     );
     compare(&mut report, ["read alone", "read beside", "read ratio"], [&mut alone.read, &mut beside.read]);
-    report.print(&args.target.output)
+    report.print(args.target.output)
 }
 
 fn compare(report: &mut Report, names: [&'static str; 3], [alone, beside]: [&mut Times; 2]) {

@@ -61,7 +61,7 @@ pub(crate) async fn run(args: QueryArgs) -> Outcome {
     let [p50, p99, max] = times.percentiles([0.5, 0.99, 1.0]);
     let shown = format!("p50 {}, p99 {}, max {}, of {}", readable(p50), readable(p99), readable(max), times.len());
     report.add("answered after", shown, serde_json::json!([p50, p99, max].map(|t| t.as_secs_f64())));
-    report.print(&args.target.output)
+    report.print(args.target.output)
 }
 
 /// Loads one event a minute and metric, and waits until all is published.

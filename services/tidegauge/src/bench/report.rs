@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::failure::Outcome;
+use crate::output::{self, TableForm};
 use crate::stdout;
 use crate::text_table::{Align, TextTable};
 
@@ -23,11 +24,11 @@ impl Report {
     }
 
     /// Prints it.
-    pub(super) fn print(self, output: &str) -> Outcome {
-        if output == "json" {
+    pub(super) fn print(self, form: TableForm) -> Outcome {
+        if form == TableForm::Json {
             let object: Map<String, Value> =
                 self.0.into_iter().map(|(name, _, value)| (name.replace(' ', "_"), value)).collect();
-            return stdout::write(format_args!("{}\n", Value::Object(object)));
+            return output::document(&Value::Object(object));
         }
         let mut table = TextTable::new(&[("result", Align::Left), ("", Align::Left)]);
         for (name, shown, _) in self.0 {

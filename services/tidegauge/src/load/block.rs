@@ -5,7 +5,8 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::event::Place;
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, too_long};
+use super::refusal::Refusal;
 use super::scan::{Scanned, Scanner, Span};
 
 /// Bytes of a block, from which on it is handed over: small enough for the cache of a core.
@@ -74,7 +75,7 @@ pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: 
 impl Block {
     fn add(&mut self, place: Place, line: Line<'_>, scanner: &mut Scanner) -> Content {
         let line = match line {
-            Line::TooLong => return Content::Bad("the line is too long".to_owned()),
+            Line::TooLong => return Content::Bad(too_long().to_string()),
             Line::Whole(line) => line,
         };
         let line = if place.offset == 0 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
@@ -83,7 +84,7 @@ impl Block {
         }
         let start = self.text.len();
         match std::str::from_utf8(line) {
-            Err(error) => return Content::Bad(format!("not UTF-8 at byte {}", error.valid_up_to())),
+            Err(error) => return Content::Bad(Refusal::not_utf8(line, &error).to_string()),
             Ok(text) => self.text.push_str(text),
         }
         let range = start..self.text.len();
@@ -141,7 +142,7 @@ mod tests {
                 match (&line.content, i % 5) {
                     (Content::Blank, 1) => {}
                     (Content::Json(span), 2) => assert_eq!(span.text(&block.text), "{\"other\": \"form\"}"),
-                    (Content::Bad(reason), 3) => assert_eq!(reason, "not UTF-8 at byte 1"),
+                    (Content::Bad(reason), 3) => assert!(reason.contains("not UTF-8 at byte 1"), "{reason}"),
                     (Content::Event(event), 0 | 4) => assert_eq!(event.event(&block.text).metric, format!("m{i}")),
                     (other, _) => panic!("line {count}: {other:?}"),
                 }

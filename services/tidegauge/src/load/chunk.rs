@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use tidegauge_core::TenantId;
+use tidegauge_core::ids::NameError;
 use tidegauge_core::limits;
 use tidegauge_proto::stream::v1 as pb;
 
 use super::dictionary::{Local, Sets, TextMap, Texts, name_rule, source_rule};
 use super::event::{Place, RawEvent};
+use super::refusal::{Refusal, shown};
 
 /// Version of the rules of this file; part of every producer id. Raise it with any change of what a chunk holds.
 pub(crate) const CHUNKING: u32 = 1;
@@ -60,11 +62,11 @@ impl Dictionaries {
         }
     }
 
-    fn ids(&mut self, event: &RawEvent<'_>) -> Result<(TextIds, u32), String> {
-        let event_type = self.event_types.id(&event.event_type).map_err(|e| format!("event_type {e}"))?;
-        let metric = self.metrics.id(&event.metric).map_err(|e| format!("metric_name {e}"))?;
-        let source = self.sources.id(&event.source).map_err(|e| format!("source {e}"))?;
-        let version = self.versions.id(&event.version).map_err(|e| format!("version {e}"))?;
+    fn ids(&mut self, event: &RawEvent<'_>) -> Result<(TextIds, u32), Refusal> {
+        let event_type = self.event_types.id(&event.event_type).map_err(refused("event_type", &event.event_type))?;
+        let metric = self.metrics.id(&event.metric).map_err(refused("metric_name", &event.metric))?;
+        let source = self.sources.id(&event.source).map_err(refused("source", &event.source))?;
+        let version = self.versions.id(&event.version).map_err(refused("version", &event.version))?;
         let set = self.sets.id(&event.dimensions)?;
         Ok(([event_type, metric, source, version], set))
     }
@@ -80,6 +82,21 @@ impl Dictionaries {
         }
         self.sets.clear();
     }
+}
+
+/// Refuses a text that breaks a rule.
+fn refused<'a>(field: &'a str, text: &'a str) -> impl FnOnce(NameError) -> Refusal + 'a {
+    move |rule| Refusal::new(field, "NAME_INVALID", format!("{} {rule}", shown(text)))
+}
+
+/// Why a text is no tenant's id.
+///
+/// # Errors
+/// The refusal.
+pub(crate) fn check_tenant(text: &str) -> Result<(), Refusal> {
+    let problem = |rule| format!("{} {rule}; a tenant id is a to z, 0 to 9, _ and -, at most 63 of them", shown(text));
+    let checked = TenantId::parse(text).map(drop);
+    checked.map_err(|rule| Refusal::new("tenant_id", "TENANT_ID_INVALID", problem(rule)))
 }
 
 /// A tenant's chunk in the making.
@@ -206,13 +223,13 @@ impl Chunker {
     ///
     /// # Errors
     /// Why the event can never be taken.
-    pub(crate) fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<Option<Chunk>, String> {
+    pub(crate) fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<Option<Chunk>, Refusal> {
         let at = match self.last {
             Some(at) if *self.open[at].tenant == *event.tenant => at,
             _ => match self.by_tenant.get(&*event.tenant) {
                 Some(at) => *at,
                 None => {
-                    TenantId::parse(&event.tenant).map_err(|e| format!("tenant_id {:?} {e}", event.tenant))?;
+                    check_tenant(&event.tenant)?;
                     self.add(&event.tenant, 0)
                 }
             },
@@ -326,14 +343,18 @@ mod tests {
     #[test]
     fn impossible_events_are_refused() {
         let mut chunker = Chunker::after(0, []);
+        let (long, value) = ("x".repeat(300), format!("{{\"k\": \"{}\"}}", "x".repeat(300)));
         let refused = [
-            (event("T!", "m", "{}", 1), "tenant_id \"T!\""),
-            (event("a", "", "{}", 1), "metric_name must not be empty"),
-            (event("a", "m", r#"{"k": "1", "k": "2"}"#, 1), "\"k\" stands twice"),
-            (event("a", "m", r#"{"": "1"}"#, 1), "empty key"),
+            (event("t!", "m", "{}", 1), "tenant_id: \"t!\" has the character '!' at byte 1"),
+            (event("", "m", "{}", 1), "tenant_id: \"\" must not be empty"),
+            (event("a", "", "{}", 1), "metric_name: \"\" must not be empty"),
+            (event("a", &long, "{}", 1), "xxx…\" is 300 bytes long, at most 255 are allowed"),
+            (event("a", "m", r#"{"k": "1", "k": "2"}"#, 1), "dimensions[k]: stands twice"),
+            (event("a", "m", r#"{"": "1"}"#, 1), "dimensions[]: has an empty key"),
+            (event("a", "m", &value, 1), "xxx…\" is 300 bytes long, at most 256 are allowed"),
         ];
         for (event, reason) in &refused {
-            let error = chunker.push(event, place(1)).unwrap_err();
+            let error = chunker.push(event, place(1)).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }
         assert_eq!(chunker.push(&event("a", "m", "{}", 1), place(1)), Ok(None));

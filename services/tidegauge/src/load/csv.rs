@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::io::Read;
 
 use super::event::{Place, RawDimensions, RawEvent};
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, too_long};
+use super::refusal::shown;
 use super::time_format::TimeFormat;
+use crate::units::{Size, counted};
 
 /// Bytes of one record, over several lines where quotes hold line ends.
 const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -97,12 +99,18 @@ impl<'o> CsvPlan<'o> {
         fields: &'a [Cow<'a, str>],
     ) -> Result<impl Iterator<Item = Result<RawEvent<'a>, String>>, String> {
         if fields.len() != self.columns {
-            return Err(format!("has {} fields, the header has {}", fields.len(), self.columns));
+            let record = shown(&fields.join(&*String::from(self.options.delimiter as char)));
+            return Err(format!(
+                "has {}, the header has {}: {record}",
+                counted(fields.len() as u64, "field"),
+                self.columns
+            ));
         }
         let time = fields[self.time].trim();
         let time_ns = self.options.time_format.parse(time).ok_or_else(|| {
             let CsvOptions { time_column, time_format, .. } = &self.options;
-            format!("{time_column}: {time:?} is no time of the format {time_format}; --time-format names another")
+            let time = shown(time);
+            format!("column {time_column}: {time} is no time of the format {time_format}; --time-format names another")
         })?;
         let dimensions: Vec<(Cow<'_, str>, Cow<'_, str>)> = self
             .dimensions
@@ -115,7 +123,7 @@ impl<'o> CsvPlan<'o> {
                 (Cow::Borrowed(*key), Cow::Borrowed(value))
             })
             .collect();
-        Ok(self.values.iter().map(move |(metric, column)| {
+        Ok(self.values.iter().zip(&self.options.value_columns).map(move |((metric, column), name)| {
             let text = fields[*column].trim();
             let value = text.parse::<f64>().ok().filter(|value| value.is_finite());
             Ok(RawEvent {
@@ -124,7 +132,7 @@ impl<'o> CsvPlan<'o> {
                 source: Cow::Borrowed(&self.options.source),
                 version: Cow::Borrowed(""),
                 metric: Cow::Borrowed(metric),
-                value: value.ok_or_else(|| format!("{metric}: {text:?} is no finite number"))?,
+                value: value.ok_or_else(|| format!("column {name}: {} is no finite number", shown(text)))?,
                 time_ns,
                 dimensions: match dimensions.is_empty() {
                     true => RawDimensions::Absent,
@@ -149,13 +157,17 @@ pub(crate) fn next_record<R: Read>(
     while let Some((at, line)) = lines.next()? {
         let first = *place.get_or_insert(at);
         let Line::Whole(line) = line else {
-            return Ok(Some((first, Err("the line is too long".to_owned()))));
+            return Ok(Some((first, Err(too_long().to_string()))));
         };
         if first.line != at.line {
             record.push(b'\n');
         }
         if record.len() + line.len() > RECORD_BYTES_MAX {
-            return Ok(Some((first, Err(format!("the record is longer than {RECORD_BYTES_MAX} bytes")))));
+            let begins = shown(&String::from_utf8_lossy(record));
+            return Ok(Some((
+                first,
+                Err(format!("the record is longer than {}: {begins}", Size(RECORD_BYTES_MAX as u64))),
+            )));
         }
         record.extend_from_slice(line);
         quotes += memchr::memchr_iter(b'"', line).count();
@@ -163,7 +175,8 @@ pub(crate) fn next_record<R: Read>(
             return Ok(Some((Place { bytes: record.len() as u32, ..first }, Ok(()))));
         }
     }
-    Ok(place.map(|place| (place, Err("a quoted field is not closed".to_owned()))))
+    let unclosed = || format!("a quoted field is not closed: {}", shown(&String::from_utf8_lossy(record)));
+    Ok(place.map(|place| (place, Err(unclosed()))))
 }
 
 /// The fields of a record.
@@ -181,7 +194,13 @@ pub(crate) fn split<'a>(record: &'a str, delimiter: u8, fields: &mut Vec<Cow<'a,
             match after.strip_prefix(delimiter) {
                 Some(next) => rest = next,
                 None if after.is_empty() => return Ok(()),
-                None => return Err(format!("field {} goes on after its closing quote", fields.len())),
+                None => {
+                    return Err(format!(
+                        "field {} goes on after its closing quote, with {}",
+                        fields.len(),
+                        shown(after)
+                    ));
+                }
             }
         } else {
             match rest.split_once(delimiter) {
@@ -202,7 +221,8 @@ pub(crate) fn split<'a>(record: &'a str, delimiter: u8, fields: &mut Vec<Cow<'a,
 fn unquote(text: &str) -> Result<(Cow<'_, str>, &str), String> {
     let mut from = 0;
     loop {
-        let end = from + text[from..].find('"').ok_or("a quoted field is not closed")?;
+        let end =
+            from + text[from..].find('"').ok_or_else(|| format!("a quoted field is not closed: {}", shown(text)))?;
         if text[end + 1..].starts_with('"') {
             from = end + 2;
             continue;
@@ -249,10 +269,41 @@ mod tests {
         assert_eq!((&*event.metric, event.value, event.time_ns), ("cpu", 1.5, 1_000_000_000));
         let pairs = [("host", "a,\"b\""), ("region", "eu"), ("kind", "host")];
         assert_eq!(event.dimensions.pairs(), pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
-        assert_eq!(events[1], Err("mem: \"x\" is no finite number".to_owned()));
-        assert!(plan.events(&fields[1..]).is_err_and(|e| e == "has 3 fields, the header has 4"));
+        assert_eq!(events[1], Err("column mem: \"x\" is no finite number".to_owned()));
+        let short = plan.events(&fields[1..]).err().unwrap();
+        assert_eq!(short, "has 3 fields, the header has 4: \"a,\\\"b\\\",1.5,x\"");
         let missing = CsvOptions { time_column: "ts".to_owned(), ..options.clone() };
         assert!(CsvPlan::new(&missing, &header).is_err_and(|e| e.contains("no column \"ts\"")));
+    }
+
+    /// What cannot be an event is told with its column and value.
+    #[test]
+    fn columns_and_values_are_named() {
+        let options =
+            CsvOptions { metric: Some("load".to_owned()), value_columns: vec!["cpu".to_owned()], ..options() };
+        let header = ["when", "host", "cpu"].map(Cow::Borrowed);
+        let plan = CsvPlan::new(&options, &header).unwrap();
+        let long = format!("1970-01-01,a,{}", "9x".repeat(1_000));
+        for (row, expected) in [
+            ("1970-01-01,a,abc", "column cpu: \"abc\" is no finite number"),
+            ("1970-01-01,a,", "column cpu: \"\" is no finite number"),
+            ("1970-01-01,a,NaN", "column cpu: \"NaN\" is no finite number"),
+            ("1970-01-01,a,1e999", "column cpu: \"1e999\" is no finite number"),
+            ("1970-01-01,a,1;5", "column cpu: \"1;5\" is no finite number"),
+            ("yesterday,a,1", "column when: \"yesterday\" is no time of the format iso; --time-format names another"),
+            ("1970-13-01,a,1", "column when: \"1970-13-01\" is no time of the format iso"),
+            ("1970-01-01,a", "has 2 fields, the header has 3: \"1970-01-01,a\""),
+            ("1970-01-01,a,1,2", "has 4 fields, the header has 3"),
+            ("1970-01-01,\"a\"b,1", "field 2 goes on after its closing quote, with \"b,1\""),
+            ("1970-01-01,\"a,1", "a quoted field is not closed: \"a,1\""),
+            (&long, "9x9x9x…\" is no finite number"),
+        ] {
+            let mut fields = Vec::new();
+            let told = split(row, b',', &mut fields)
+                .and_then(|()| plan.events(&fields)?.collect::<Result<Vec<_>, _>>().map(drop));
+            let told = told.expect_err(row);
+            assert!(told.contains(expected), "{row}: {told}");
+        }
     }
 
     /// A record may span lines; its place is that of its first line, and the next record's follows.
@@ -265,7 +316,7 @@ mod tests {
         assert_eq!((place.line, place.offset, read, &record[..]), (1, 0, Ok(()), b"a,\"b\nc\"".as_slice()));
         let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
         assert_eq!((place.line, place.offset), (3, 9));
-        assert_eq!(read, Err("a quoted field is not closed".to_owned()));
+        assert_eq!(read, Err("a quoted field is not closed: \"d,\\\"e\"".to_owned()));
         assert_eq!(next_record(&mut lines, &mut record).unwrap(), None);
         assert!(split("\"a\"b", b',', &mut Vec::new()).is_err());
         let mut fields = Vec::new();

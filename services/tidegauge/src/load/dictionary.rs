@@ -9,6 +9,7 @@ use tidegauge_core::limits;
 use tidegauge_proto::stream::v1 as pb;
 
 use super::event::RawDimensions;
+use super::refusal::{Refusal, cut, shown};
 
 /// A map from texts, for input of the user's own choosing: fast, not hardened against chosen collisions.
 pub(crate) type TextMap<V> = HashMap<Box<str>, V, FastHash>;
@@ -156,7 +157,7 @@ impl Sets {
     ///
     /// # Errors
     /// What is wrong with the set.
-    pub(crate) fn id(&mut self, dimensions: &RawDimensions<'_>) -> Result<u32, String> {
+    pub(crate) fn id(&mut self, dimensions: &RawDimensions<'_>) -> Result<u32, Refusal> {
         let text = match dimensions {
             RawDimensions::Json(text) => *text,
             RawDimensions::Absent => "",
@@ -170,8 +171,8 @@ impl Sets {
         Ok(id)
     }
 
-    fn find(&mut self, pairs: Vec<(String, String)>) -> Result<u32, String> {
-        let set = Dimensions::from_pairs(pairs).map_err(|key| format!("the dimension {key:?} stands twice"))?;
+    fn find(&mut self, pairs: Vec<(String, String)>) -> Result<u32, Refusal> {
+        let set = Dimensions::from_pairs(pairs).map_err(|key| twice(&key))?;
         if let Some(id) = self.by_set.get(&set) {
             return Ok(*id);
         }
@@ -198,17 +199,26 @@ impl Sets {
     }
 }
 
-fn check_set(set: &Dimensions) -> Result<(), String> {
+/// Refuses a dimension that stands twice in a set.
+pub(crate) fn twice(key: &str) -> Refusal {
+    Refusal::new(format!("dimensions[{}]", cut(key)), "DIMENSION_KEY_TWICE", "stands twice")
+}
+
+fn check_set(set: &Dimensions) -> Result<(), Refusal> {
     let count = set.pairs().len();
     if count > limits::DIMENSIONS_MAX {
-        return Err(format!("has {count} dimensions, at most {} are allowed", limits::DIMENSIONS_MAX));
+        let problem = format!("has {count} dimensions, at most {} are allowed", limits::DIMENSIONS_MAX);
+        return Err(Refusal::new("dimensions", "TOO_MANY_DIMENSIONS", problem));
     }
     for (key, value) in set.pairs() {
+        let field = || format!("dimensions[{}]", cut(key));
         if key.is_empty() {
-            return Err("a dimension has an empty key".to_owned());
+            return Err(Refusal::new(field(), "DIMENSION_KEY_EMPTY", "has an empty key"));
         }
-        check_text(key, limits::DIMENSION_KEY_BYTES_MAX).map_err(|e| format!("the dimension key {key:?} {e}"))?;
-        check_text(value, limits::DIMENSION_VALUE_BYTES_MAX).map_err(|e| format!("dimensions[{key}] {e}"))?;
+        check_text(key, limits::DIMENSION_KEY_BYTES_MAX)
+            .map_err(|rule| Refusal::new(field(), "DIMENSION_KEY_INVALID", format!("the key {} {rule}", shown(key))))?;
+        check_text(value, limits::DIMENSION_VALUE_BYTES_MAX)
+            .map_err(|rule| Refusal::new(field(), "DIMENSION_VALUE_INVALID", format!("{} {rule}", shown(value))))?;
     }
     Ok(())
 }

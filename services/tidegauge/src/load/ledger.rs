@@ -12,7 +12,7 @@ use super::event::Place;
 use super::progress::Progress;
 use super::reader::{Resume, copy_text};
 use super::state::{Done, Entry, Rejects, StateFile};
-use crate::failure::{Doing as _, Outcome};
+use crate::failure::{Doing as _, Failure, Outcome};
 
 /// Refusals shown one by one; the rest is counted.
 const SHOWN_MAX: u64 = 20;
@@ -53,8 +53,8 @@ pub(crate) enum Report {
     Refused {
         /// The tenant.
         tenant: Arc<str>,
-        /// What it said.
-        reason: String,
+        /// What it said, with advice.
+        failure: Failure,
     },
     /// Nothing of this tenant gets through for a while; it is tried again.
     Waiting {
@@ -127,7 +127,7 @@ pub(crate) struct Ledger {
     /// Lines that hold no event, earlier runs included.
     pub(crate) unreadable: Rejects,
     /// Tenants that the server did not take, with what it said.
-    pub(crate) refused_tenants: BTreeMap<Arc<str>, String>,
+    pub(crate) refused_tenants: BTreeMap<Arc<str>, Failure>,
     /// Last durable chunk by tenant.
     pub(crate) sequences: HashMap<String, u64>,
     segments: VecDeque<Resume>,
@@ -184,14 +184,7 @@ impl Ledger {
                 Report::Bad { place, reason } => self.bad(place, &reason)?,
                 Report::Segment(resume) => self.segments.push_back(resume),
                 Report::Passed { line_bytes } => self.progress.done(line_bytes, 0),
-                Report::Refused { tenant, reason } => {
-                    match self.refused_tenants.len() as u64 {
-                        0..SHOWN_MAX => self.progress.say(&format!("tenant {tenant}: {reason}")),
-                        SHOWN_MAX => self.progress.say("further tenants are counted, not shown"),
-                        _ => {}
-                    }
-                    self.refused_tenants.entry(tenant).or_insert(reason);
-                }
+                Report::Refused { tenant, failure } => self.refuse_tenant(tenant, failure),
                 Report::Waiting { tenant, error } => self.waiting(&tenant, &error),
                 Report::Broken(error) => {
                     broken.get_or_insert(error);
@@ -243,6 +236,20 @@ impl Ledger {
         self.unreadable.lines += 1;
         self.progress.done(u64::from(place.bytes) + 1, 0);
         self.refuse(place, reason)
+    }
+
+    fn refuse_tenant(&mut self, tenant: Arc<str>, failure: Failure) {
+        match self.refused_tenants.len() as u64 {
+            0..SHOWN_MAX => {
+                self.progress.say(&format!("tenant {tenant}: {}", failure.message()));
+                if let Some(hint) = failure.advice() {
+                    self.progress.say(&format!("hint: {hint}"));
+                }
+            }
+            SHOWN_MAX => self.progress.say("further tenants are counted, not shown"),
+            _ => {}
+        }
+        self.refused_tenants.entry(tenant).or_insert(failure);
     }
 
     fn refuse(&mut self, place: Place, reason: &str) -> Outcome {
@@ -379,8 +386,8 @@ mod tests {
         let (mut ledger, _) = bench.open();
         ledger.take(vec![segment(&[("a", 1), ("b", 1)]), durable("a", 1, Vec::new())]).unwrap();
         assert_eq!(bench.open().1.resume, Resume::default());
-        let (tenant, reason) = (Arc::from("b"), "not yours".to_owned());
-        ledger.take(vec![Report::Refused { tenant, reason }, Report::Passed { line_bytes: 4 }]).unwrap();
+        let (tenant, failure) = (Arc::from("b"), Failure::new("not yours"));
+        ledger.take(vec![Report::Refused { tenant, failure }, Report::Passed { line_bytes: 4 }]).unwrap();
         ledger.close().unwrap();
         let (mut ledger, done) = bench.open();
         assert_eq!((done.resume.offset, done.sequences.len()), (0, 1));

@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 
 use super::event::Place;
+use super::refusal::Refusal;
+use crate::units::Size;
 
 /// Bytes read at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -30,6 +32,11 @@ pub(crate) enum Line<'a> {
     Whole(&'a [u8]),
     /// Over [`LINE_BYTES_MAX`]; its bytes were skipped.
     TooLong,
+}
+
+/// Why a line over the limit is refused.
+pub(crate) fn too_long() -> Refusal {
+    Refusal::line(format!("the line is longer than {}", Size(LINE_BYTES_MAX as u64)))
 }
 
 impl<R: Read> Lines<R> {

@@ -15,6 +15,8 @@ use super::csv::{self, CsvOptions, CsvPlan};
 use super::event::{Place, RawEvent};
 use super::json;
 use super::lines::Lines;
+use super::names::Names;
+use super::refusal::{Refusal, shown};
 use super::scan::TimeCache;
 use crate::failure::{Doing as _, Failure, Outcome};
 
@@ -80,7 +82,7 @@ pub(crate) fn read(
         Format::Ndjson { tenant } => {
             file.seek(SeekFrom::Start(from.offset)).doing(path.display())?;
             let lines = Lines::new(file, from.offset, from.line);
-            Reader::new(from, tenant.clone(), sink).ndjson(lines).doing(path.display())
+            Reader::new(from, tenant.clone(), Names::of_format(format), sink).ndjson(lines).doing(path.display())
         }
         Format::Csv(options) => {
             let header = header(&mut file, options).map_err(|e| e.context(path.display()))?;
@@ -93,7 +95,7 @@ pub(crate) fn read(
             };
             file.seek(SeekFrom::Start(offset)).doing(path.display())?;
             let lines = Lines::new(file, offset, start.line);
-            Reader::new(&start, None, sink).csv(lines, &plan).doing(path.display())
+            Reader::new(&start, None, Names::of_format(format), sink).csv(lines, &plan).doing(path.display())
         }
     }
 }
@@ -113,7 +115,9 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let read = csv::next_record(&mut lines, &mut record).doing("header")?;
     let Some((_, usable)) = read else { return Err(Failure::new("the file is empty, a header was expected")) };
     usable.map_err(Failure::new)?;
-    let text = String::from_utf8(record).doing("header")?;
+    let text = String::from_utf8(record).map_err(|error| {
+        Failure::new(format!("the header is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut fields = Vec::new();
     csv::split(text, options.delimiter, &mut fields).map_err(Failure::new)?;
@@ -125,13 +129,14 @@ struct Reader<F> {
     chunker: Chunker,
     /// Other tenants' events take part in the cutting, so that a tenant's chunks are always the same, and go no further.
     only: Option<String>,
+    names: Names,
     sink: F,
 }
 
 impl<F: Sink> Reader<F> {
-    fn new(from: &Resume, only: Option<String>, sink: F) -> Self {
+    fn new(from: &Resume, only: Option<String>, names: Names, sink: F) -> Self {
         let chunks = from.chunks.iter().map(|(tenant, count)| (tenant.as_str(), *count));
-        Self { chunker: Chunker::after(from.line, chunks), only, sink }
+        Self { chunker: Chunker::after(from.line, chunks), only, names, sink }
     }
 
     /// Scans on a thread of its own and cuts on this one: about half of the work each.
@@ -148,8 +153,10 @@ impl<F: Sink> Reader<F> {
                     let pushed = match &found.content {
                         Content::Blank => Ok(None),
                         Content::Event(scanned) => self.push(&scanned.event(&block.text), found.place),
-                        Content::Json(span) => json::parse(span.text(&block.text), &mut times)
-                            .and_then(|event| self.push(&event, found.place)),
+                        Content::Json(span) => match json::parse(span.text(&block.text), &mut times) {
+                            Ok(event) => self.push(&event, found.place),
+                            Err(refusal) => Err(refusal.to_string()),
+                        },
                         Content::Bad(reason) => Err(reason.clone()),
                     };
                     if !give(&mut self.sink, found.place, pushed) || !self.end_segment(line, offset, false) {
@@ -167,13 +174,25 @@ impl<F: Sink> Reader<F> {
 
     #[inline(always)]
     fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<Option<Box<Chunk>>, String> {
-        let cut = self.chunker.push(event, place)?;
+        let cut = match self.chunker.push(event, place) {
+            Ok(cut) => cut,
+            Err(refusal) => return Err(self.refused(refusal)),
+        };
         match &self.only {
-            Some(only) if **only != *event.tenant => {
-                Err(format!("belongs to tenant {:?}, only {only:?} is wanted", event.tenant))
-            }
+            Some(only) if **only != *event.tenant => Err(self.unwanted(&event.tenant, only)),
             _ => Ok(cut.map(Box::new)),
         }
+    }
+
+    #[cold]
+    fn refused(&self, refusal: Refusal) -> String {
+        self.names.translate(refusal).to_string()
+    }
+
+    #[cold]
+    fn unwanted(&self, tenant: &str, only: &str) -> String {
+        let problem = format!("{} is another tenant than {only}, which --tenant chooses", shown(tenant));
+        self.refused(Refusal::new("tenant_id", "TENANT_MISMATCH", problem))
     }
 
     fn csv(mut self, mut lines: Lines<File>, plan: &CsvPlan<'_>) -> std::io::Result<()> {
@@ -184,7 +203,7 @@ impl<F: Sink> Reader<F> {
                 continue;
             }
             let text = usable.and_then(|()| {
-                std::str::from_utf8(&record).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))
+                std::str::from_utf8(&record).map_err(|error| Refusal::not_utf8(&record, &error).to_string())
             });
             let mut fields = Vec::new();
             let split = text.and_then(|text| csv::split(text, delimiter, &mut fields));

@@ -14,7 +14,9 @@ use super::chunk::Chunk;
 use super::event::Place;
 use super::identity::Identity;
 use super::ledger::Report;
+use super::names::Names;
 use super::reader::Step;
+use crate::failure::Failure;
 
 /// Chunks of one tenant on their way.
 const IN_FLIGHT: usize = 8;
@@ -35,6 +37,8 @@ pub(crate) struct Sender {
     pub(crate) identity: Identity,
     /// How events take part in event time.
     pub(crate) mode: Mode,
+    /// What the file calls the fields of an event.
+    pub(crate) names: Names,
     /// Last chunk that is known to be durable, by tenant.
     pub(crate) durable: HashMap<String, u64>,
     /// Where results go.
@@ -183,7 +187,7 @@ impl LaneTask {
     async fn answered(&mut self, sent: Sent, answer: Result<Ack, ClientError>) {
         match answer {
             Ok(ack) if !self.broken => {
-                let rejected = ack.rejected().iter().filter_map(|event| rejection(&sent.places, event)).collect();
+                let rejected = ack.rejected().iter().filter_map(|event| self.rejection(&sent.places, event)).collect();
                 let (tenant, sequence) = (Arc::clone(&self.tenant), sent.sequence);
                 let accepted = u64::from(ack.accepted());
                 let (again, line_bytes) = (ack.response.duplicate_hint, sent.line_bytes);
@@ -196,8 +200,10 @@ impl LaneTask {
                 self.broken = true;
                 self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&self.tenant));
                 let report = if concerns_the_tenant(&error) {
-                    let reason = error.server().map_or_else(|| error.to_string(), ToString::to_string);
-                    Report::Refused { tenant: Arc::clone(&self.tenant), reason }
+                    // What the server said, without the producer's words around it.
+                    let said = error.server().map(|said| ClientError::Server(Box::new(said.clone()))).unwrap_or(error);
+                    let failure = Failure::from(said).asked_for(Some(&self.tenant));
+                    Report::Refused { tenant: Arc::clone(&self.tenant), failure }
                 } else {
                     Report::Broken(error)
                 };
@@ -205,6 +211,12 @@ impl LaneTask {
                 self.report(Report::Passed { line_bytes: sent.line_bytes }).await;
             }
         }
+    }
+
+    fn rejection(&self, places: &[Place], event: &RejectedEvent) -> Option<(Place, String)> {
+        let place = places.get(event.index as usize)?;
+        let field = self.shared.names.of(&event.field);
+        Some((*place, format!("{field}: {} ({})", event.message, event.reason)))
     }
 
     async fn report(&self, report: Report) {
@@ -220,11 +232,6 @@ async fn tell_stalls(mut stalls: Stalls, tenant: Arc<str>, reports: mpsc::Sender
             return;
         }
     }
-}
-
-fn rejection(places: &[Place], event: &RejectedEvent) -> Option<(Place, String)> {
-    let place = places.get(event.index as usize)?;
-    Some((*place, format!("{}: {} ({})", event.field, event.message, event.reason)))
 }
 
 /// Whether other tenants of the file can go on.

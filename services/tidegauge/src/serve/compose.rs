@@ -81,14 +81,14 @@ impl Running {
         }
         let http = Http::start(listeners.http, metrics()?);
 
-        let root = DataDir::open(&settings.server.data_dir).map_err(|e| Failure::new(e.to_string()))?;
+        let root = DataDir::open(&settings.server.data_dir)?;
         let stores = {
             let (settings, root, clock) = (settings.clone(), root.clone(), Arc::clone(&clock));
             let open = move || open_stores(&settings, &root, clock);
             tokio::task::spawn_blocking(open).await.doing("opening the data directory")??
         };
         let auth = AuthOptions { folder: root.auth(), rules: settings.auth.rules_file.0.clone() };
-        let authenticator = Authenticator::open(auth, Arc::clone(&clock)).map_err(|e| Failure::new(e.to_string()))?;
+        let authenticator = Authenticator::open(auth, Arc::clone(&clock))?;
 
         let options = ServerOptions { tls: tls(settings)?, insecure_plaintext: settings.server.insecure_plaintext };
         let builder = ServerBuilder::new(options, Arc::new(authenticator), Arc::clone(&clock));
@@ -123,7 +123,7 @@ impl Running {
 
         let mounts = [ingest.mounts(), hot.mounts(), query.mounts(), aggregation.mounts()];
         let builder = mounts.into_iter().flatten().fold(builder, ServerBuilder::mount);
-        let server = builder.serve(listeners.grpc).map_err(|e| Failure::new(e.to_string()))?;
+        let server = builder.serve(listeners.grpc)?;
         let stopped = aggregation.stopped_shards();
         http.not_ready_if(move || {
             // Without the reason: whoever can reach the port reads this.
@@ -215,7 +215,7 @@ pub(crate) struct Stopped {
 /// # Errors
 /// A directory in use, or one that cannot be opened.
 pub(crate) async fn open_stopped(settings: &Settings) -> Outcome<Stopped> {
-    let root = DataDir::open(&settings.server.data_dir).map_err(|e| Failure::new(e.to_string()))?;
+    let root = DataDir::open(&settings.server.data_dir)?;
     let owned = settings.clone();
     let open = move || open_stores(&owned, &root, Arc::new(SystemClock::default()));
     let stores = tokio::task::spawn_blocking(open).await.doing("opening the data directory")??;
@@ -231,7 +231,7 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
     let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
     let mut locks = Vec::with_capacity(Part::ALL.len());
     for part in Part::ALL {
-        locks.push(root.lock(part).map_err(|e| failed(&e))?);
+        locks.push(root.lock(part)?);
     }
     let checkpoints = FileCheckpointStore::open(&root.path(Part::State)).map_err(|e| failed(&e))?;
     let options = LogOptions {

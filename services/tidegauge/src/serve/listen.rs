@@ -40,10 +40,14 @@ async fn bind(address: &str, flag: &'static str) -> Outcome<TcpListener> {
             std::io::ErrorKind::AddrInUse => {
                 failure.hint(format!("another process has this port: stop it, or choose another address with {flag}"))
             }
-            std::io::ErrorKind::InvalidInput => {
-                failure.hint(format!("write host and port, for example {flag} 127.0.0.1:7171"))
+            std::io::ErrorKind::PermissionDenied => {
+                failure.hint(format!("ports below 1024 need privileges: choose another one with {flag}"))
             }
-            _ => failure,
+            std::io::ErrorKind::AddrNotAvailable => {
+                failure.hint(format!("this machine has no such address: choose another one with {flag}"))
+            }
+            // No address by its form, or a name that nobody knows.
+            _ => failure.hint(format!("write host and port, for example {flag} 127.0.0.1:7171")),
         }
     })
 }
