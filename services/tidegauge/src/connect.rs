@@ -68,3 +68,11 @@ impl ConnectArgs {
         Ok(Client::connect(self.options()?).await?)
     }
 }
+
+/// Reads a tenant that a flag names.
+///
+/// # Errors
+/// What is wrong with it, and the rule.
+pub(crate) fn tenant_id(text: &str) -> Result<TenantId, String> {
+    TenantId::parse(text).map_err(|error| format!("{error}; {TENANT_RULE}"))
+}

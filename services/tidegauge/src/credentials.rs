@@ -10,6 +10,7 @@ use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::scope::Role;
 use tidegauge_core::time::rfc3339;
 
+use crate::connect;
 use crate::failure::Outcome;
 use crate::output::{self, TextForm};
 use crate::settings::{self, Settings};
@@ -74,7 +75,7 @@ pub(crate) struct GrantArgs {
     #[arg(long, value_name = "NAME")]
     user: String,
     /// A tenant it covers; may be given several times
-    #[arg(long, value_name = "TENANT")]
+    #[arg(long, value_name = "TENANT", value_parser = connect::tenant_id)]
     tenant: Vec<TenantId>,
     /// It covers every tenant
     #[arg(long)]

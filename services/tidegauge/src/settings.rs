@@ -30,7 +30,7 @@ pub(crate) fn load(file: Option<&Path>) -> Outcome<Layers> {
     match std::fs::read_to_string(&path) {
         Ok(text) => layers.add_file(&path, &text)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
-        Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
+        Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display())).or_io_hint(&error)),
     }
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {

@@ -46,7 +46,7 @@ struct Batch {
 }
 
 /// What to do about refused lines.
-const MEND: &str = "each is named above: mend these and send them alone, the others are durable";
+const MEND: &str = "each is named with its line: mend these and send them alone, the others are durable";
 
 /// Sends standard input to its end.
 ///
