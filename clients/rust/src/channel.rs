@@ -159,7 +159,7 @@ impl ClientOptions {
         let channel = opened.map_err(|error| unconnected(innermost(&error), Obstacle::of(&error)))?;
         match tokio::time::timeout(CONNECT_TIME_MAX, greet(&channel)).await {
             Err(_) => Err(unconnected("no answer".to_owned(), Obstacle::NoHttp2)),
-            Ok(Err(problem)) => Err(unconnected(problem, Obstacle::NoHttp2)),
+            Ok(Err((problem, obstacle))) => Err(unconnected(problem, obstacle)),
             Ok(Ok(())) => Ok(InterceptedService::new(channel, credentials)),
         }
     }
@@ -184,13 +184,13 @@ fn authorities() -> Option<Vec<u8>> {
 
 /// Asks for the server's health. In HTTP/2 the client may speak first, so that a connection to a port that speaks
 /// something else looks well until the first answer. What the answer says does not matter; the error is that none came.
-async fn greet(channel: &Channel) -> Result<(), String> {
+async fn greet(channel: &Channel) -> Result<(), (String, Obstacle)> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready().await.map_err(|error| innermost(&error))?;
+    grpc.ready().await.map_err(|error| (innermost(&error), Obstacle::of_greeting(&error)))?;
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     match grpc.unary(Request::new(()), PathAndQuery::from_static(HEALTH_CHECK), codec).await {
         Err(status) => match status.source() {
-            Some(cause) => Err(innermost(cause)),
+            Some(cause) => Err((innermost(cause), Obstacle::of_greeting(cause))),
             None => Ok(()),
         },
         Ok(_) => Ok(()),

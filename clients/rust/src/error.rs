@@ -90,6 +90,22 @@ impl Obstacle {
         }
         Self::Unreachable
     }
+
+    /// Why a connection that stood gave no first answer: a server that dies just then resets it, and one that comes back
+    /// answers; whatever speaks something else says so, or ends the connection in order.
+    pub(crate) fn of_greeting(error: &(dyn Error + 'static)) -> Self {
+        let is_broken = causes(error).any(|cause| {
+            let io = cause.downcast_ref::<io::Error>();
+            let io = io.or_else(|| cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io));
+            io.is_some_and(|error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused | io::ErrorKind::BrokenPipe
+                )
+            })
+        });
+        if is_broken { Self::Unreachable } else { Self::NoHttp2 }
+    }
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

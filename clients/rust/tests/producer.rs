@@ -171,3 +171,30 @@ async fn credentials_are_sent() {
     let error = nobody.await.expect_err("nobody listens");
     assert!(matches!(error, ClientError::Connect { obstacle: Obstacle::Unreachable, .. }), "{error}");
 }
+
+/// A server that dies between the connection and its first answer can be tried again; something that speaks another
+/// protocol cannot.
+#[tokio::test]
+async fn a_server_that_dies_while_it_is_greeted_is_away() {
+    use std::io::{Read as _, Write as _};
+
+    for (resets, expected) in [(true, Obstacle::Unreachable), (false, Obstacle::NoHttp2)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let stranger = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            if resets {
+                // Closed with bytes unread: the kernel resets the connection.
+                stream.peek(&mut [0; 16]).unwrap();
+            } else {
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+            }
+        });
+        let refused = Client::connect(ClientOptions { endpoint, ..ClientOptions::default() }).await;
+        let error = refused.expect_err("no server of ours");
+        stranger.join().unwrap();
+        assert!(matches!(&error, ClientError::Connect { obstacle, .. } if *obstacle == expected), "{error:?}");
+        assert_eq!(error.is_retryable(), resets, "{error:?}");
+    }
+}
