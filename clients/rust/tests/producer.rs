@@ -189,6 +189,8 @@ async fn a_server_that_dies_while_it_is_greeted_is_away() {
             } else {
                 let _ = stream.read(&mut [0; 4096]).unwrap();
                 stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+                // Closed before the client has said all, the connection would be reset here too.
+                let _ = stream.read_to_end(&mut Vec::new());
             }
         });
         let refused = Client::connect(ClientOptions { endpoint, ..ClientOptions::default() }).await;
