@@ -8,7 +8,7 @@ use tidegauge_client::{ColumnsBuilder, EventRef, ProducerOptions};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 
 use super::histogram::Times;
-use super::ingest::rows_total;
+use super::ingest::{rows_grown, rows_total};
 use super::report::Report;
 use super::server::Server;
 use super::{TargetArgs, data};
@@ -105,10 +105,7 @@ pub(crate) async fn run(args: FreshnessArgs) -> Outcome {
         }
     }
     let sent = sending.await.map_err(|panic| Failure::new(panic.to_string()))??;
-    let rows = rows_total(&reader).await? - rows_before;
-    if rows != sent.accepted {
-        return Err(Failure::new(format!("sent {} events, but SUM(event_count) grew by {rows}", sent.accepted)));
-    }
+    let rows = rows_grown(&reader, rows_before, sent.accepted).await?;
 
     let mut report = Report::default();
     report.text("data", format!("{}; {} batches and markers a second", data::DESCRIPTION, args.batches));

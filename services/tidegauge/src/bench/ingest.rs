@@ -85,18 +85,7 @@ pub(crate) async fn run(args: IngestArgs) -> Outcome {
             return Err(Failure::new(format!("sent {events} events, but {found} stand in windows")));
         }
     };
-    // SQL answers as of what hot-metric has heard, which is a push behind.
-    let rows = loop {
-        let rows = rows_total(&reader).await? - rows_before;
-        if rows == events {
-            break rows;
-        }
-        let elapsed = Duration::from_nanos(clock.monotonic_ns() - start);
-        if rows > events || elapsed > counted + LAG_MAX {
-            return Err(Failure::new(format!("sent {events} events, but SUM(event_count) grew by {rows}")));
-        }
-        ticks.tick().await;
-    };
+    let rows = rows_grown(&reader, rows_before, events).await?;
 
     let mut report = Report::default();
     report.text("data", format!("{}; {} events a batch as {}", data::DESCRIPTION, args.batch, args.format));
@@ -179,6 +168,27 @@ fn taken(ack: tidegauge_client::Ack) -> Outcome<Duration> {
 async fn count(client: &Client) -> Outcome<u64> {
     let status = client.status().await?;
     Ok(status.keys.iter().filter_map(|key| key.counters).map(|c| c.on_time + c.late + c.backfilled).sum())
+}
+
+/// Waits until the table has grown by so many events, and returns them: SQL answers as of what hot-metric has heard, which is
+/// a push behind.
+///
+/// # Errors
+/// When they are more, or not there in time.
+pub(super) async fn rows_grown(client: &Client, before: u64, events: u64) -> Outcome<u64> {
+    let clock = SystemClock::default();
+    let until_ns = clock.monotonic_ns() + LAG_MAX.as_nanos() as u64;
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        ticks.tick().await;
+        let rows = rows_total(client).await? - before;
+        if rows == events {
+            return Ok(rows);
+        }
+        if rows > events || clock.monotonic_ns() > until_ns {
+            return Err(Failure::new(format!("sent {events} events, but SUM(event_count) grew by {rows}")));
+        }
+    }
 }
 
 /// Events in the table, by SQL.
