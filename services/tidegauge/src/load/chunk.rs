@@ -156,14 +156,16 @@ impl Open {
         self.places.len() >= CHUNK_EVENTS || self.line_bytes >= CHUNK_LINE_BYTES
     }
 
-    fn cut(&mut self) -> Chunk {
-        let chunk = Chunk {
+    /// Hands out the chunk. Boxed: what is asked after every event must not be as large as a chunk.
+    #[inline(never)]
+    fn cut(&mut self) -> Box<Chunk> {
+        let chunk = Box::new(Chunk {
             tenant: Arc::clone(&self.tenant),
             sequence: self.sequence,
             columns: std::mem::take(&mut self.columns),
             places: std::mem::take(&mut self.places),
             line_bytes: std::mem::take(&mut self.line_bytes),
-        };
+        });
         // The next chunk is likely as large.
         let events = chunk.places.len();
         self.places.reserve(events);
@@ -223,7 +225,7 @@ impl Chunker {
     ///
     /// # Errors
     /// Why the event can never be taken.
-    pub(crate) fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<Option<Chunk>, Refusal> {
+    pub(crate) fn push(&mut self, event: &RawEvent<'_>, place: Place) -> Result<Option<Box<Chunk>>, Refusal> {
         let at = match self.last {
             Some(at) if *self.open[at].tenant == *event.tenant => at,
             _ => match self.by_tenant.get(&*event.tenant) {
@@ -247,7 +249,7 @@ impl Chunker {
     }
 
     /// Cuts what is open and starts anew, as a chunker would that starts after this line.
-    pub(crate) fn end_segment(&mut self, line: u64) -> Vec<Chunk> {
+    pub(crate) fn end_segment(&mut self, line: u64) -> Vec<Box<Chunk>> {
         self.segment_end = line + SEGMENT_LINES;
         let chunks = self.open.iter_mut().filter(|open| !open.places.is_empty()).map(Open::cut).collect();
         self.dictionaries.clear();

@@ -180,7 +180,7 @@ impl<F: Sink> Reader<F> {
         };
         match &self.only {
             Some(only) if **only != *event.tenant => Err(self.unwanted(&event.tenant, only)),
-            _ => Ok(cut.map(Box::new)),
+            _ => Ok(cut),
         }
     }
 
@@ -229,7 +229,7 @@ impl<F: Sink> Reader<F> {
         }
         let is_wanted = |tenant: &str| self.only.as_deref().is_none_or(|only| only == tenant);
         for chunk in self.chunker.end_segment(line) {
-            if is_wanted(&chunk.tenant) && !(self.sink)(Step::Chunk(Box::new(chunk))) {
+            if is_wanted(&chunk.tenant) && !(self.sink)(Step::Chunk(chunk)) {
                 return false;
             }
         }
