@@ -249,6 +249,7 @@ impl Chunker {
     }
 
     /// Cuts what is open and starts anew, as a chunker would that starts after this line.
+    #[expect(clippy::vec_box, reason = "whoever takes them wants each in its box")]
     pub(crate) fn end_segment(&mut self, line: u64) -> Vec<Box<Chunk>> {
         self.segment_end = line + SEGMENT_LINES;
         let chunks = self.open.iter_mut().filter(|open| !open.places.is_empty()).map(Open::cut).collect();
