@@ -66,6 +66,8 @@ pub enum Obstacle {
     NoTls,
     /// What answers there does not speak HTTP/2 without TLS.
     NoHttp2,
+    /// The connection was ended without an answer: by a server that dies or stops, or by something that is none.
+    HungUp,
 }
 
 impl Obstacle {
@@ -91,20 +93,24 @@ impl Obstacle {
         Self::Unreachable
     }
 
-    /// Why a connection that stood gave no first answer: a server that dies just then resets it, and one that comes back
-    /// answers; whatever speaks something else says so, or ends the connection in order.
+    /// Why a connection that stood gave no first answer. A server that dies just then and a stranger that hangs up look
+    /// alike, and which error the transport keeps depends on who comes first: only frames that are none prove a stranger.
     pub(crate) fn of_greeting(error: &(dyn Error + 'static)) -> Self {
-        let is_broken = causes(error).any(|cause| {
-            let io = cause.downcast_ref::<io::Error>();
-            let io = io.or_else(|| cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io));
-            io.is_some_and(|error| {
-                matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused | io::ErrorKind::BrokenPipe
-                )
-            })
-        });
-        if is_broken { Self::Unreachable } else { Self::NoHttp2 }
+        for cause in causes(error) {
+            let h2 = cause.downcast_ref::<h2::Error>();
+            if matches!(
+                h2.and_then(h2::Error::reason),
+                Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::HTTP_1_1_REQUIRED)
+            ) {
+                return Self::NoHttp2;
+            }
+            // The first connection broke, and nobody took the second.
+            let io = cause.downcast_ref::<io::Error>().or_else(|| h2.and_then(h2::Error::get_io));
+            if io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                return Self::Unreachable;
+            }
+        }
+        Self::HungUp
     }
 }
 
@@ -173,7 +179,7 @@ impl ClientError {
     /// Whether the same call can succeed later without being changed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { obstacle, .. } => *obstacle == Obstacle::Unreachable,
+            Self::Connect { obstacle, .. } => matches!(obstacle, Obstacle::Unreachable | Obstacle::HungUp),
             Self::Server(error) => match error.code {
                 Code::Unavailable | Code::Aborted => true,
                 Code::ResourceExhausted => error.retry_after.is_some(),
@@ -256,3 +262,6 @@ impl fmt::Display for ServerError {
 }
 
 impl Error for ClientError {}
+
+#[cfg(test)]
+mod tests;
