@@ -141,7 +141,12 @@ const BY_REASON: &[(&[&str], Advice)] = &[
         Do("narrow it by tenant, metric or time (year, month, day, hour), or raise query.time on the server"),
     ),
     (&["PLANNING_TIME"], Do("shorten the text, or run it again when the server is less busy")),
-    (&["RESULT_LIMIT"], Do("ask for less, with LIMIT, GROUP BY or fewer columns, or raise query.rows on the server")),
+    (
+        &["RESULT_LIMIT"],
+        Do(
+            "ask for less, with LIMIT, GROUP BY or fewer columns; where it is the rows, query.rows on the server can be raised",
+        ),
+    ),
     (&["SCHEMA_CHANGED", "TICKET_EXPIRED", "TICKET_INVALID"], Do("run the query again")),
     (&["MESSAGE_TOO_LARGE", "OUT_OF_RANGE"], Do("send or ask for less at once")),
     // What is wrong with a request or an event is named with field, value and rule.
@@ -263,6 +268,9 @@ const fn of_obstacle(obstacle: Obstacle) -> &'static str {
         Obstacle::BadCertificate => "the server needs another certificate (server.tls_certificate)",
         Obstacle::NoTls => "a server without TLS has an address that begins with http://",
         Obstacle::NoHttp2 => "is it the address of gRPC? with TLS it begins with https://",
+        Obstacle::HungUp => {
+            "has the server just stopped? or is it not the address of gRPC? with TLS it begins with https://"
+        }
     }
 }
 

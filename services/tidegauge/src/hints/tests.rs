@@ -141,6 +141,7 @@ fn local_failures_have_advice() {
         option("endpoint"),
         connect(Obstacle::Unreachable),
         connect(Obstacle::NoTls),
+        connect(Obstacle::HungUp),
         ClientError::Protocol("an answer says nothing".to_owned()),
         gave_up(refused(Code::Unavailable, "")),
         gave_up(refused(Code::Unavailable, "DRAINING")),

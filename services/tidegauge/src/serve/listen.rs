@@ -46,8 +46,11 @@ async fn bind(address: &str, flag: &'static str) -> Outcome<TcpListener> {
             std::io::ErrorKind::AddrNotAvailable => {
                 failure.hint(format!("this machine has no such address: choose another one with {flag}"))
             }
-            // No address by its form, or a name that nobody knows.
-            _ => failure.hint(format!("write host and port, for example {flag} 127.0.0.1:7171")),
+            // No address by its form, or a name that nobody knows: not the operating system's word.
+            _ if error.raw_os_error().is_none() => {
+                failure.hint(format!("write host and port, for example {flag} 127.0.0.1:7171"))
+            }
+            _ => failure,
         }
     })
 }
