@@ -26,6 +26,7 @@ mod shard;
 mod window;
 mod writer;
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -42,7 +43,7 @@ use tokio::sync::oneshot;
 use crate::files::Files;
 use fill::Filler;
 use queue::{Job, PendingRecord, Refusal};
-use scrub::{Ending, Scrub};
+use scrub::{Ending, Scrub, Waiting};
 use segment::Sealed;
 use shard::Shard;
 use writer::{Active, Writer};
@@ -76,6 +77,13 @@ impl EmbeddedLog {
         let sealed = (0..).map(ShardId).zip(&opened).flat_map(|(id, opened)| opened.sealed(id)).collect();
         let unchecked = check::check_newest(&*files, sealed, options.start_check_bytes)?;
         let options = Arc::new(options);
+        // Before the channel: where a thread cannot be started, the filler must see its end before its thread is waited for.
+        let mut log = Self {
+            shards: Vec::with_capacity(opened.len()),
+            group_commit_bytes: options.group_commit_bytes,
+            threads: Mutex::default(),
+            ending: Arc::default(),
+        };
         // One request a shard at a time.
         let (fill_sender, requests) = mpsc::sync_channel(opened.len());
         let filler = Filler {
@@ -84,13 +92,6 @@ impl EmbeddedLog {
             dir: options.dir.clone(),
             reserve: options.reserve,
             abort: options.abort.clone(),
-        };
-        let group_commit_bytes = options.group_commit_bytes;
-        let mut log = Self {
-            shards: Vec::with_capacity(opened.len()),
-            group_commit_bytes,
-            threads: Mutex::default(),
-            ending: Arc::default(),
         };
         log.spawn("log-fill".to_owned(), move || filler.run())?;
         for (id, opened) in (0..).map(ShardId).zip(opened) {
@@ -120,11 +121,11 @@ impl EmbeddedLog {
         if segments.is_empty() {
             return Ok(());
         }
-        let mut left = Vec::with_capacity(segments.len());
+        let mut left = VecDeque::with_capacity(segments.len());
         for segment in segments {
             let shard = Arc::clone(self.shard(segment.shard)?);
             shard.count_unchecked(segment.bytes(), 0);
-            left.push((shard, segment));
+            left.push_back(Waiting { shard, segment, failures: 0 });
         }
         let bytes = self.unchecked_bytes();
         tracing::info!(segments = left.len(), bytes, "older segments of the log are checked while it runs");

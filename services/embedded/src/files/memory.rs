@@ -28,6 +28,10 @@ pub struct Faults {
     pub read_error: Option<(PathBuf, io::ErrorKind)>,
     /// Reads that have failed so.
     pub reads_failed: u64,
+    /// Reads of this file, that are begun from now on, wait until it is another one.
+    pub reads_held: Option<PathBuf>,
+    /// Removing this file fails with this kind.
+    pub remove_error: Option<(PathBuf, io::ErrorKind)>,
     /// Every sync of a file fails with this kind.
     pub sync_error: Option<io::ErrorKind>,
     /// Syncs of files wait until this is false again.
@@ -103,6 +107,7 @@ struct Disk {
     next: u64,
     faults: Faults,
     syncs_waiting: usize,
+    reads_waiting: usize,
 }
 
 impl Disk {
@@ -179,6 +184,14 @@ impl MemoryFiles {
         }
     }
 
+    /// Waits until a read waits for [`Faults::reads_held`].
+    pub fn await_held_read(&self) {
+        let mut disk = self.shared.disk();
+        while disk.reads_waiting == 0 {
+            disk = self.shared.changed.wait(disk).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Paths of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.shared.disk().names.keys().cloned().collect()
@@ -248,6 +261,9 @@ impl Files for MemoryFiles {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.shared.disk();
         disk.id(path)?;
+        if let Some((_, kind)) = disk.faults.remove_error.as_ref().filter(|(failing, _)| failing == path) {
+            return Err((*kind).into());
+        }
         disk.names.remove(path);
         Ok(())
     }
@@ -327,6 +343,15 @@ impl FileHandle for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.shared.disk();
+        let held = disk.faults.reads_held.clone().filter(|path| disk.names.get(path) == Some(&self.id));
+        if held.is_some() {
+            disk.reads_waiting += 1;
+            self.shared.changed.notify_all();
+            while disk.faults.reads_held == held {
+                disk = self.shared.changed.wait(disk).unwrap_or_else(PoisonError::into_inner);
+            }
+            disk.reads_waiting -= 1;
+        }
         if let Some((path, kind)) = &disk.faults.read_error
             && disk.names.get(path) == Some(&self.id)
         {

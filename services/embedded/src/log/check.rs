@@ -12,7 +12,7 @@ use std::thread;
 use tidegauge_core::log::StoreError;
 
 use super::format::{self, Found, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use super::segment::{Sealed, damaged, open_sealed};
+use super::segment::{ADVICE_AT_START, Sealed, damaged_with, open_sealed};
 use super::window::Window;
 use crate::files::Files;
 
@@ -27,14 +27,15 @@ const THREAD_BYTES: u64 = 8 << 20;
 /// Ok(false) when that said to end.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] with file, offset and advice; [`StoreError::Io`] where the file cannot be read.
+/// [`StoreError::Corrupt`] with file, offset and the advice; [`StoreError::Io`] where the file cannot be read.
 pub(super) fn check_sealed(
     files: &dyn Files,
     sealed: &Sealed,
+    advice: &str,
     mut go_on: impl FnMut(u64) -> bool,
 ) -> Result<bool, StoreError> {
     let Sealed { shard, base, next, path, .. } = sealed;
-    let (file, _) = open_sealed(files, path, *shard, *base, *next)?;
+    let (file, _) = open_sealed(files, path, *shard, *base, *next, advice)?;
     let end = SEGMENT_HEADER_BYTES as u64 + sealed.bytes();
     let mut window = Window::new(&*file, end, PIECE_BYTES);
     let mut offset = SEGMENT_HEADER_BYTES as u64;
@@ -52,7 +53,7 @@ pub(super) fn check_sealed(
                 wanted = needed;
                 continue;
             }
-            fault => return Err(damaged(path, offset, fault.fault().unwrap_or_default())),
+            fault => return Err(damaged_with(advice, path, offset, fault.fault().unwrap_or_default())),
         }
         if offset - told >= PIECE_BYTES as u64 {
             if !go_on(offset - told) {
@@ -93,7 +94,7 @@ fn check_all(files: &dyn Files, segments: &[Sealed]) -> Result<(), StoreError> {
     let work = || {
         while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
             let go_on = |_| !failed.load(Ordering::Relaxed);
-            match check_sealed(files, segment, go_on) {
+            match check_sealed(files, segment, ADVICE_AT_START, go_on) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => {

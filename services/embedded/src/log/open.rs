@@ -15,8 +15,8 @@ use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::options::LogOptions;
 use super::recovery::find_end;
 use super::segment::{
-    CreateError, Segment, create_segment, damaged, failed, open_sealed, read_header, segment_bases, segment_path,
-    shard_dir,
+    ADVICE, CreateError, Segment, create_segment, damaged, failed, open_sealed, read_header, segment_bases,
+    segment_path, shard_dir,
 };
 use super::shard::Opened;
 use crate::files::{FileHandle, Files, read_full, write_full, write_whole};
@@ -127,13 +127,13 @@ pub(super) fn open_shard(
     let mut segments = VecDeque::with_capacity(bases.len());
     for (base, next) in sealed.iter().zip(&bases[1..]) {
         let path = segment_path(&dir, *base);
-        let (_, header) = open_sealed(files, &path, shard, *base, *next)?;
+        let (_, header) = open_sealed(files, &path, shard, *base, *next, ADVICE)?;
         segments.push_back(Segment { base: *base, created_ns: header.created_ns, path, active: None });
     }
 
     let path = segment_path(&dir, *last);
     let file = files.open(&path).map_err(|error| failed("open", &path, error))?;
-    let created_ns = match read_header(&*file, &path, shard, *last)? {
+    let created_ns = match read_header(&*file, &path, shard, *last, ADVICE)? {
         Some(header) => header.created_ns,
         None => rewrite_header(&*file, &path, SegmentHeader { shard, base: *last, created_ns: now_ns })?,
     };

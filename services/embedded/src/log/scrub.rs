@@ -8,8 +8,10 @@
 //! their senders cannot keep. What no checkpoint has seen is read by the worker with the same checks, and stops it there.
 //! So the log goes on, and says so: once as an error with file, offset and advice, in the shard's status and in a metric for
 //! as long as the segment is kept. The next start refuses if it comes to check that segment (I1): the operator has until
-//! then to restore the file, or to wait for retention to delete it.
+//! then to restore the file, or to wait for retention to delete it. A segment that cannot be read is told in the same way
+//! while that lasts, and counts as unchecked.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,14 +19,16 @@ use tidegauge_core::clock::Clock;
 use tidegauge_core::log::StoreError;
 
 use super::check::check_sealed;
-use super::segment::{ADVICE, Sealed};
+use super::segment::{ADVICE_WHILE_RUNNING, Sealed};
 use super::shard::Shard;
 use crate::files::Files;
 
-/// Times that a segment is tried which cannot be read: a disk may be away for a moment, and files may be short.
+/// Times that a segment is tried before it is told that it cannot be read: a disk may be away for a moment, and open files
+/// may be short.
 const TRIES: u32 = 3;
-/// Time between two of them.
+/// Time until what could not be read is tried again; it doubles up to the second.
 const TRY_PAUSE_NS: u64 = 10_000_000_000;
+const TRY_PAUSE_MAX_NS: u64 = 10 * 60 * 1_000_000_000;
 
 /// Tells the scrub that the log is closing.
 #[derive(Default, Debug)]
@@ -56,11 +60,20 @@ impl Ending {
     }
 }
 
+/// A segment that waits to be checked.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) shard: Arc<Shard>,
+    pub(super) segment: Sealed,
+    /// How often it could not be read.
+    pub(super) failures: u32,
+}
+
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Scrub {
     /// What is to be checked, in this order.
-    pub(super) left: Vec<(Arc<Shard>, Sealed)>,
+    pub(super) left: VecDeque<Waiting>,
     pub(super) files: Arc<dyn Files>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_per_second: u64,
@@ -68,44 +81,42 @@ pub(super) struct Scrub {
 }
 
 impl Scrub {
-    /// Checks all segments once, or until the log closes.
-    pub(super) fn run(self) {
-        for (shard, segment) in &self.left {
-            if !self.scrub(shard, segment) {
-                return;
-            }
-            shard.count_unchecked(0, segment.bytes());
-        }
-        tracing::info!(segments = self.left.len(), "the older segments of the log are checked");
-    }
-
-    /// Checks a segment and tells of damage; false if the log closes.
-    fn scrub(&self, shard: &Shard, segment: &Sealed) -> bool {
-        for tries_left in (0..TRIES).rev() {
-            let found = match check_sealed(&*self.files, segment, |bytes| self.pace(bytes)) {
-                Ok(go_on) => return go_on,
-                // Retention was faster.
-                Err(_) if shard.is_deleted(segment.base) => return true,
-                Err(StoreError::Corrupt(found)) => found,
-                Err(error) if tries_left == 0 => format!("{error}; {ADVICE}"),
-                Err(_) => {
-                    if !self.wait(TRY_PAUSE_NS) {
-                        return false;
+    /// Checks all segments once, or until the log closes. What cannot be read goes behind the others.
+    pub(super) fn run(mut self) {
+        let segments = self.left.len();
+        let mut unreadable = 0;
+        let mut pause_ns = TRY_PAUSE_NS;
+        while let Some(mut waiting) = self.left.pop_front() {
+            match check_sealed(&*self.files, &waiting.segment, ADVICE_WHILE_RUNNING, |bytes| self.pace(bytes)) {
+                Ok(false) => return,
+                Err(StoreError::Io { doing, source }) if !waiting.is_deleted() => {
+                    waiting.failures += 1;
+                    if waiting.failures == TRIES {
+                        waiting.tell("cannot be read", format!("{doing}: {source}; it is tried again"));
                     }
-                    continue;
+                    self.left.push_back(waiting);
+                    unreadable += 1;
+                    if unreadable < self.left.len() {
+                        continue;
+                    }
+                    // None is left that could be read.
+                    if !self.wait(pause_ns) {
+                        return;
+                    }
+                    pause_ns = (2 * pause_ns).min(TRY_PAUSE_MAX_NS);
                 }
-            };
-            if shard.note_damage(segment.base, found.clone()) {
-                tracing::error!(
-                    shard = shard.id.0,
-                    damage = found,
-                    "a sealed segment of the log is damaged: events are taken and processed as before, but a start that checks \
-                     it will be refused"
-                );
+                outcome => {
+                    match outcome {
+                        Err(error) => waiting.tell("is damaged", error.to_string()),
+                        Ok(_) => waiting.shard.clear_damage(waiting.segment.base),
+                    }
+                    waiting.shard.count_unchecked(0, waiting.segment.bytes());
+                    pause_ns = TRY_PAUSE_NS;
+                }
             }
-            return true;
+            unreadable = 0;
         }
-        true
+        tracing::info!(segments, "the older segments of the log are checked");
     }
 
     /// Waits as long as reading so many bytes may take; false if the log closes.
@@ -116,5 +127,24 @@ impl Scrub {
 
     fn wait(&self, ns: u64) -> bool {
         self.ending.wait_until(&*self.clock, self.clock.monotonic_ns().saturating_add(ns))
+    }
+}
+
+impl Waiting {
+    /// Whether retention was faster.
+    fn is_deleted(&self) -> bool {
+        self.shard.is_deleted(self.segment.base)
+    }
+
+    /// Tells what is wrong, unless the segment is deleted.
+    fn tell(&self, what: &str, damage: String) {
+        if self.shard.note_damage(self.segment.base, damage.clone()) {
+            tracing::error!(
+                shard = self.shard.id.0,
+                damage,
+                "a sealed segment of the log {what}: events are taken and processed as before, but a start that checks it will be \
+                 refused"
+            );
+        }
     }
 }

@@ -15,6 +15,12 @@ const UNFINISHED_SUFFIX: &str = ".new";
 
 /// What to do about damage; part of every message that refuses a start or a read.
 pub(super) const ADVICE: &str = "restore the data directory from a backup; nothing was changed or skipped";
+/// The same for the records of a sealed segment at the start. Most likely they are processed, and nothing needs them.
+pub(super) const ADVICE_AT_START: &str = "put this file back from a copy; or set log.start_check_bytes = 0, and the server starts without \
+     checking older segments: what a checkpoint has seen is processed, the rest is checked when it is read";
+/// The same while the log runs.
+pub(super) const ADVICE_WHILE_RUNNING: &str = "put this file back from a copy, or leave the server running until retention deletes it: what a \
+     checkpoint has seen is processed";
 
 /// A segment of a shard.
 #[derive(Clone, Debug)]
@@ -35,9 +41,14 @@ impl Segment {
     }
 }
 
-/// Damage, with place and advice.
+/// Damage that is met at the start or by a reader, with place and advice.
 pub(super) fn damaged(path: &Path, offset: u64, what: &str) -> StoreError {
-    StoreError::Corrupt(format!("{} at offset {offset}: {what}; {ADVICE}", path.display()))
+    damaged_with(ADVICE, path, offset, what)
+}
+
+/// Damage, with place and other advice.
+pub(super) fn damaged_with(advice: &str, path: &Path, offset: u64, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("{} at offset {offset}: {what}; {advice}", path.display()))
 }
 
 /// Wraps an error of the file layer.
@@ -78,17 +89,18 @@ pub(super) fn read_header(
     path: &Path,
     shard: ShardId,
     base: u64,
+    advice: &str,
 ) -> Result<Option<SegmentHeader>, StoreError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     let read = read_full(file, &mut bytes, 0).map_err(|error| failed("read", path, error))?;
     if read < bytes.len() {
         return Ok(None);
     }
-    let header = SegmentHeader::decode(&bytes).map_err(|what| damaged(path, 0, &what))?;
+    let header = SegmentHeader::decode(&bytes).map_err(|what| damaged_with(advice, path, 0, &what))?;
     if header.shard != shard || header.base != base {
         let what =
             format!("the segment is of shard {} and position {}, not what its name says", header.shard, header.base);
-        return Err(damaged(path, 0, &what));
+        return Err(damaged_with(advice, path, 0, &what));
     }
     Ok(Some(header))
 }
@@ -119,10 +131,11 @@ pub(super) fn open_sealed(
     shard: ShardId,
     base: u64,
     next: u64,
+    advice: &str,
 ) -> Result<(Arc<dyn FileHandle>, SegmentHeader), StoreError> {
     let file = files.open(path).map_err(|error| failed("open", path, error))?;
-    let Some(header) = read_header(&*file, path, shard, base)? else {
-        return Err(damaged(path, 0, "the file ends inside the segment's header"));
+    let Some(header) = read_header(&*file, path, shard, base, advice)? else {
+        return Err(damaged_with(advice, path, 0, "the file ends inside the segment's header"));
     };
     let expected = SEGMENT_HEADER_BYTES as u64 + (next - base);
     let bytes = file.len().map_err(|error| failed("read", path, error))?;
@@ -131,7 +144,7 @@ pub(super) fn open_sealed(
             "the segment has {bytes} bytes, but the next one begins where {expected} would end: it was cut, or one between them \
              is missing"
         );
-        return Err(damaged(path, bytes.min(expected), &what));
+        return Err(damaged_with(advice, path, bytes.min(expected), &what));
     }
     Ok((file, header))
 }

@@ -14,7 +14,7 @@ use super::meter::Meter;
 use super::options::{DiskReserve, LogOptions};
 use super::position;
 use super::queue::Queue;
-use super::segment::{Sealed, Segment};
+use super::segment::{Sealed, Segment, failed};
 use crate::files::Files;
 
 /// A shard.
@@ -190,6 +190,13 @@ impl Shard {
         true
     }
 
+    /// Forgets damage in a segment that could be checked after all.
+    pub(super) fn clear_damage(&self, base: u64) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.remove(&base);
+        self.meter.damaged_segments.set(damaged.len() as f64);
+    }
+
     /// Forgets damage in segments that are gone.
     fn forget_damage(&self) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,20 +229,23 @@ impl Shard {
     pub(super) fn retain(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.retaining.lock().unwrap_or_else(PoisonError::into_inner);
         let mut deleted = 0;
+        let mut done = Ok(());
         while let Some(segment) = self.expired() {
-            let failed = |source| super::segment::failed("delete", &segment.path, source);
-            self.files.remove(&segment.path).map_err(failed)?;
+            if let Err(source) = self.files.remove(&segment.path) {
+                done = Err(failed("delete", &segment.path, source));
+                break;
+            }
             self.segments.write().unwrap_or_else(PoisonError::into_inner).pop_front();
             deleted += 1;
         }
         if deleted > 0 {
             self.forget_damage();
-            self.files.sync_dir(&self.dir).map_err(|error| super::segment::failed("sync", &self.dir, error))?;
+            done = done.and(self.files.sync_dir(&self.dir).map_err(|source| failed("sync", &self.dir, source)));
             self.meter.segments_deleted.increment(deleted);
             self.measure();
             tracing::debug!(shard = self.id.0, deleted, "old segments of the log deleted");
         }
-        Ok(())
+        done
     }
 
     /// Refreshes the gauge of kept bytes.
