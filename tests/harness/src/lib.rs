@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 /// A credential for tests.
 pub type Token = String;
@@ -98,6 +99,8 @@ pub struct Server {
     /// `127.0.0.1:port` of HTTP.
     pub http: String,
     log: Arc<Mutex<String>>,
+    /// Collects the log until the process has ended.
+    reading: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -134,7 +137,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("standard error is piped");
         let sink = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = sink.lock().expect("no holder panics");
                 log.push_str(&line);
@@ -149,6 +152,8 @@ impl Server {
             let read = stdout.read_line(&mut first).unwrap_or(0);
             if read == 0 {
                 let status = child.wait().map(|s| s.to_string()).unwrap_or_default();
+                // What it wrote last is what matters.
+                let _ = reading.join();
                 let log = log.lock().expect("no holder panics").clone();
                 return Err(format!("{log}{status}"));
             }
@@ -164,7 +169,15 @@ impl Server {
             let found = first.split_whitespace().find_map(|word| word.strip_prefix(name));
             found.unwrap_or_else(|| panic!("no {name} in {first:?}")).to_owned()
         };
-        Ok(Self { binary, data_dir: data_dir.to_owned(), grpc: address("grpc="), http: address("http="), child, log })
+        Ok(Self {
+            binary,
+            data_dir: data_dir.to_owned(),
+            grpc: address("grpc="),
+            http: address("http="),
+            child,
+            log,
+            reading: Some(reading),
+        })
     }
 
     /// The data directory.
@@ -200,7 +213,13 @@ impl Server {
         let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
         assert!(sent.success(), "kill -TERM {pid}");
         let status = self.child.wait().expect("a child can be awaited");
-        (status, self.log())
+        (status, self.whole_log())
+    }
+
+    /// What the server has written to standard error until its end, which is waited for.
+    fn whole_log(&mut self) -> String {
+        let _ = self.reading.take().map(JoinHandle::join);
+        self.log()
     }
 
     /// Waits for the process to end by itself.
@@ -236,7 +255,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("---- server's log\n{}", self.log());
+            eprintln!("---- server's log\n{}", self.whole_log());
         }
     }
 }
