@@ -10,6 +10,7 @@ mod hot;
 mod kill;
 mod load;
 mod publish;
+mod reload;
 mod rules;
 mod seam;
 mod tls;

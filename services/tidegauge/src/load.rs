@@ -40,13 +40,13 @@ use crate::output::{self, TextForm};
 use crate::tell::tell;
 use crate::units::{counted, readable, short};
 use csv::CsvOptions;
-use identity::Identity;
+use identity::{Identity, Stamp};
 use ledger::{Ledger, RejectsFile};
 use names::Names;
 use progress::{Progress, ProgressMode};
 use reader::{Format, Resume, Step};
 use send::Sender;
-use state::{Header, StateFile};
+use state::{Earlier, Header, StateFile};
 use time_format::TimeFormat;
 
 /// Steps between the reader and the lanes.
@@ -67,6 +67,8 @@ Examples:
 A line of NDJSON is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
    \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
+The same file counts once, however often it is loaded. A file that was changed, or has grown, is another one: load what is
+new, or corrected, from a file of its own.
 What is loaded is durable at once; SQL shows it after the next cut (setting publish.interval, a minute).
 Exit code: 0 if every line was taken, 1 if not, 2 for a wrong call.";
 
@@ -80,7 +82,7 @@ pub(crate) struct LoadArgs {
     /// Send as measurements of now instead of as history: for replaying a stream in its order
     #[arg(long)]
     live: bool,
-    /// Write refused lines here, as they stood
+    /// Write refused lines here, as they stood; those of a CSV file under its header
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
     /// Exit with 0 even if lines were refused
@@ -89,6 +91,9 @@ pub(crate) struct LoadArgs {
     /// Where to remember what is done [default: the file's name with .tidegauge-load behind it]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Load a file that was changed after a part of it had been loaded: what is still in it counts again
+    #[arg(long)]
+    as_new: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
     progress: ProgressMode,
@@ -234,11 +239,17 @@ fn must_be_loadable(file: &Path) -> Outcome {
 /// Loads a file; whether every line was taken.
 async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format) -> Outcome<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let identity = Identity::of(file, &format)?;
+    let above = reader::header_place(file, &format)?;
+    let stamp = Stamp::of(file)?;
+    let identity = identify(file, &format, &stamp).await?;
     let header = Header::new(&identity, &format, &args.connect.endpoint);
     let state_path = args.state_path(file);
 
-    let earlier = StateFile::read(&state_path, &header)?;
+    let earlier = match StateFile::read(&state_path, &header)? {
+        Earlier::Begun(begun) => Some(*begun),
+        Earlier::Changed(durable) if !args.as_new => return Err(changed(file, &state_path, durable)),
+        Earlier::Nothing | Earlier::Changed(_) => None,
+    };
     let (state, done) = match resume::decide(client, &header, earlier, &*clock).await {
         Some(done) => {
             tell(format_args!("{}: resuming after {}", file.display(), counted(done.accepted, "event")));
@@ -247,7 +258,7 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
         None => (StateFile::create(&state_path, &header)?, state::Done::default()),
     };
 
-    let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes)).transpose()?;
+    let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes, above)).transpose()?;
     let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, Arc::clone(&clock));
     let source = File::open(file).doing(file.display())?;
     let (resume, durable) = (done.resume.clone(), done.sequences.clone());
@@ -270,12 +281,33 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     }
     sending.await.doing("sending")?;
     reading.await.doing("reading")??;
+    stamp.must_hold(file)?;
 
     let mut unsent = 0;
     if !ledger.refused_tenants.is_empty() {
         unsent = keep_unsent(file, &format, &resume, &mut ledger)?;
     }
-    summary(file, ledger, unsent, args.output)
+    summary(file, ledger, &header, unsent, args.output)
+}
+
+/// Reads a file for its identity, on a thread of its own.
+async fn identify(file: &Path, format: &Format, stamp: &Stamp) -> Outcome<Identity> {
+    /// From here on somebody may wonder what takes so long.
+    const LARGE_BYTES: u64 = 4 << 30;
+    if stamp.bytes >= LARGE_BYTES {
+        tell(format_args!("{}: reading it once, to know it again", file.display()));
+    }
+    let (path, format) = (file.to_owned(), format.clone());
+    let identity = tokio::task::spawn_blocking(move || Identity::of(&path, &format)).await.doing(file.display())??;
+    stamp.must_hold(file)?;
+    Ok(identity)
+}
+
+/// Why a file is not loaded that has changed since.
+fn changed(file: &Path, state: &Path, durable: u64) -> Failure {
+    let (file, state, durable) = (file.display(), state.display(), counted(durable, "event"));
+    Failure::new(format!("{file}: it has changed since {durable} of it became durable (as {state} says), and what is still in it would count again"))
+        .hint("load the lines that are new or corrected from a file of their own (--rejects FILE keeps refused ones); --as-new loads all")
 }
 
 /// Reads the file on a thread of its own.
@@ -311,7 +343,7 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
     kept.map(|()| unsent)
 }
 
-fn summary(file: &Path, ledger: Ledger, unsent: u64, form: TextForm) -> Outcome<bool> {
+fn summary(file: &Path, ledger: Ledger, header: &Header, unsent: u64, form: TextForm) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
     let known_before = ledger.known_before;
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
@@ -328,7 +360,7 @@ fn summary(file: &Path, ledger: Ledger, unsent: u64, form: TextForm) -> Outcome<
             names.len() - TENANTS_SHOWN_MAX
         )),
     };
-    let progress = ledger.close()?;
+    let progress = ledger.close(header)?;
     progress.finish();
     let rate = short(progress.events_per_second());
     let is_whole = rejected == 0 && unreadable == 0 && refused.is_none();

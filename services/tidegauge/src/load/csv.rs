@@ -93,19 +93,20 @@ impl<'o> CsvPlan<'o> {
         values.chain(dimensions).collect::<Vec<_>>().join(", ")
     }
 
-    /// The events of a record: one a value column.
+    /// Whether a record has as many fields as the header.
+    pub(crate) fn fits(&self, fields: &[Cow<'_, str>]) -> Result<(), String> {
+        if fields.len() == self.columns {
+            return Ok(());
+        }
+        let record = shown(&fields.join(&*String::from(self.options.delimiter as char)));
+        Err(format!("has {}, the header has {}: {record}", counted(fields.len() as u64, "field"), self.columns))
+    }
+
+    /// The events of a record that fits: one a value column.
     pub(crate) fn events<'a>(
         &'a self,
         fields: &'a [Cow<'a, str>],
     ) -> Result<impl Iterator<Item = Result<RawEvent<'a>, String>>, String> {
-        if fields.len() != self.columns {
-            let record = shown(&fields.join(&*String::from(self.options.delimiter as char)));
-            return Err(format!(
-                "has {}, the header has {}: {record}",
-                counted(fields.len() as u64, "field"),
-                self.columns
-            ));
-        }
         let time = fields[self.time].trim();
         let time_ns = self.options.time_format.parse(time).ok_or_else(|| {
             let CsvOptions { time_column, time_format, .. } = &self.options;
@@ -145,6 +146,10 @@ impl<'o> CsvPlan<'o> {
 
 /// Reads the next record into `record`: a line, or several where quotes hold line ends. `None` at the end.
 ///
+/// Where a quote is not closed, its first line alone is refused: a stray quote must not take the rows behind it along. After
+/// a record of several lines the reader can still go back ([`Lines::go_back`]) behind the first one, if the record turns out
+/// to be none.
+///
 /// # Errors
 /// I/O errors as the outer, a record that cannot be kept as the inner error.
 pub(crate) fn next_record<R: Read>(
@@ -152,31 +157,31 @@ pub(crate) fn next_record<R: Read>(
     record: &mut Vec<u8>,
 ) -> std::io::Result<Option<(Place, Result<(), String>)>> {
     record.clear();
-    let mut place = None;
-    let mut quotes = 0;
-    while let Some((at, line)) = lines.next()? {
-        let first = *place.get_or_insert(at);
-        let Line::Whole(line) = line else {
-            return Ok(Some((first, Err(too_long().to_string()))));
-        };
-        if first.line != at.line {
-            record.push(b'\n');
-        }
+    lines.forget_mark();
+    let Some((first, line)) = lines.next()? else { return Ok(None) };
+    let Line::Whole(line) = line else { return Ok(Some((first, Err(too_long().to_string())))) };
+    record.extend_from_slice(line);
+    let mut quotes = memchr::memchr_iter(b'"', line).count();
+    if quotes.is_multiple_of(2) {
+        return Ok(Some((first, Ok(()))));
+    }
+    lines.mark();
+    while let Some((at, Line::Whole(line))) = lines.next()? {
         if record.len() + line.len() > RECORD_BYTES_MAX {
-            let begins = shown(&String::from_utf8_lossy(record));
-            return Ok(Some((
-                first,
-                Err(format!("the record is longer than {}: {begins}", Size(RECORD_BYTES_MAX as u64))),
-            )));
+            break;
         }
+        record.push(b'\n');
         record.extend_from_slice(line);
         quotes += memchr::memchr_iter(b'"', line).count();
-        if quotes % 2 == 0 {
-            return Ok(Some((Place { bytes: record.len() as u32, ..first }, Ok(()))));
+        if quotes.is_multiple_of(2) {
+            let bytes = at.offset + u64::from(at.bytes) - first.offset;
+            return Ok(Some((Place { bytes: bytes as u32, ..first }, Ok(()))));
         }
     }
-    let unclosed = || format!("a quoted field is not closed: {}", shown(&String::from_utf8_lossy(record)));
-    Ok(place.map(|place| (place, Err(unclosed()))))
+    lines.go_back();
+    record.truncate(first.bytes as usize);
+    let begins = shown(&String::from_utf8_lossy(record));
+    Ok(Some((first, Err(format!("a quoted field is not closed within {}: {begins}", Size(RECORD_BYTES_MAX as u64))))))
 }
 
 /// The fields of a record.
@@ -270,7 +275,7 @@ mod tests {
         let pairs = [("host", "a,\"b\""), ("region", "eu"), ("kind", "host")];
         assert_eq!(event.dimensions.pairs(), pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(events[1], Err("column mem: \"x\" is no finite number".to_owned()));
-        let short = plan.events(&fields[1..]).err().unwrap();
+        let short = plan.fits(&fields[1..]).unwrap_err();
         assert_eq!(short, "has 3 fields, the header has 4: \"a,\\\"b\\\",1.5,x\"");
         let missing = CsvOptions { time_column: "ts".to_owned(), ..options.clone() };
         assert!(CsvPlan::new(&missing, &header).is_err_and(|e| e.contains("no column \"ts\"")));
@@ -300,6 +305,7 @@ mod tests {
         ] {
             let mut fields = Vec::new();
             let told = split(row, b',', &mut fields)
+                .and_then(|()| plan.fits(&fields))
                 .and_then(|()| plan.events(&fields)?.collect::<Result<Vec<_>, _>>().map(drop));
             let told = told.expect_err(row);
             assert!(told.contains(expected), "{row}: {told}");
@@ -316,7 +322,7 @@ mod tests {
         assert_eq!((place.line, place.offset, read, &record[..]), (1, 0, Ok(()), b"a,\"b\nc\"".as_slice()));
         let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
         assert_eq!((place.line, place.offset), (3, 9));
-        assert_eq!(read, Err("a quoted field is not closed: \"d,\\\"e\"".to_owned()));
+        assert_eq!(read, Err("a quoted field is not closed within 1MB: \"d,\\\"e\"".to_owned()));
         assert_eq!(next_record(&mut lines, &mut record).unwrap(), None);
         assert!(split("\"a\"b", b',', &mut Vec::new()).is_err());
         let mut fields = Vec::new();

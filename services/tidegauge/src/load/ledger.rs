@@ -11,7 +11,7 @@ use tidegauge_client::ClientError;
 use super::event::Place;
 use super::progress::Progress;
 use super::reader::{Resume, copy_text};
-use super::state::{Done, Entry, Rejects, StateFile};
+use super::state::{Done, Entry, Header, Rejects, StateFile};
 use crate::failure::{Doing as _, Failure, Outcome};
 
 /// Refusals shown one by one; the rest is counted.
@@ -72,6 +72,8 @@ pub(crate) enum Report {
 pub(crate) struct RejectsFile {
     out: BufWriter<File>,
     bytes: u64,
+    /// What stands above the lines in their own file, so that a corrected rejects file can be loaded.
+    header: Option<Place>,
 }
 
 impl RejectsFile {
@@ -79,13 +81,13 @@ impl RejectsFile {
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn open(path: &Path, keep_bytes: u64) -> Outcome<Self> {
+    pub(crate) fn open(path: &Path, keep_bytes: u64, header: Option<Place>) -> Outcome<Self> {
         let open = || -> std::io::Result<Self> {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
             let bytes = keep_bytes.min(file.metadata()?.len());
             file.set_len(bytes)?;
             file.seek(SeekFrom::Start(bytes))?;
-            Ok(Self { out: BufWriter::new(file), bytes })
+            Ok(Self { out: BufWriter::new(file), bytes, header })
         };
         open().doing(path.display())
     }
@@ -95,9 +97,12 @@ impl RejectsFile {
     /// # Errors
     /// I/O errors.
     pub(crate) fn copy(&mut self, source: &mut File, place: Place) -> std::io::Result<()> {
-        let copied = copy_text(source, place, &mut self.out)?;
-        self.out.write_all(b"\n")?;
-        self.bytes += copied + 1;
+        let header = self.header.filter(|_| self.bytes == 0);
+        for place in header.into_iter().chain([place]) {
+            let copied = copy_text(source, place, &mut self.out)?;
+            self.out.write_all(b"\n")?;
+            self.bytes += copied + 1;
+        }
         Ok(())
     }
 
@@ -278,16 +283,18 @@ impl Ledger {
         self.rejects_file.is_some()
     }
 
-    /// Ends the account. The state file goes when nothing is left to do.
+    /// Ends the account. The state file goes when nothing is left to do; where lines were refused it keeps whose they were.
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn close(mut self) -> Outcome<Progress> {
+    pub(crate) fn close(mut self, header: &Header) -> Outcome<Progress> {
         if let Some(rejects) = &mut self.rejects_file {
             rejects.flush().doing("the rejects file")?;
         }
-        if self.refused_tenants.is_empty() {
-            self.state.remove()?;
+        match (self.refused_tenants.is_empty(), self.unreadable.lines + self.rejected) {
+            (true, 1..) if self.accepted > 0 => self.state.finish(header, self.accepted)?,
+            (true, _) => self.state.remove()?,
+            (false, _) => {}
         }
         Ok(self.progress)
     }
@@ -301,7 +308,7 @@ mod tests {
     use super::super::identity::Identity;
     use super::super::progress::ProgressMode;
     use super::super::reader::Format;
-    use super::super::state::Header;
+    use super::super::state::Earlier;
     use super::*;
 
     /// A file of four lines, the second and fourth without an event.
@@ -310,6 +317,7 @@ mod tests {
     struct Bench {
         folder: TempDir,
         header: Header,
+        above: Option<Place>,
     }
 
     impl Bench {
@@ -319,16 +327,17 @@ mod tests {
             std::fs::write(&source, TEXT).unwrap();
             let format = Format::Ndjson { tenant: None };
             let header = Header::new(&Identity::of(&source, &format).unwrap(), &format, "http://a");
-            Self { folder, header }
+            Self { folder, header, above: None }
         }
 
         fn open(&self) -> (Ledger, Done) {
             let state_path = self.folder.path().join("state");
             let (state, done) = match StateFile::read(&state_path, &self.header).unwrap() {
-                Some((_, done)) => (StateFile::append_to(&state_path).unwrap(), done),
-                None => (StateFile::create(&state_path, &self.header).unwrap(), Done::default()),
+                Earlier::Begun(begun) => (StateFile::append_to(&state_path).unwrap(), begun.1),
+                _ => (StateFile::create(&state_path, &self.header).unwrap(), Done::default()),
             };
-            let rejects = RejectsFile::open(&self.folder.path().join("rejects"), done.rejects.bytes).unwrap();
+            let rejects =
+                RejectsFile::open(&self.folder.path().join("rejects"), done.rejects.bytes, self.above).unwrap();
             let clock = Arc::new(ManualClock::at(0));
             let progress = Progress::new(ProgressMode::None, TEXT.len() as u64, done.resume.offset, clock);
             let source = File::open(self.folder.path().join("source")).unwrap();
@@ -374,8 +383,14 @@ mod tests {
         ledger.take(vec![bad(BAD), bad(WORSE)]).unwrap();
         assert_eq!(bench.rejects(), b"bad\nthree\nworse\n");
         assert_eq!((ledger.unreadable.lines, ledger.rejected), (2, 1));
-        ledger.close().unwrap();
-        assert!(!bench.folder.path().join("state").exists(), "a finished load leaves nothing to resume");
+        ledger.close(&bench.header).unwrap();
+        let left = StateFile::read(&bench.folder.path().join("state"), &bench.header).unwrap();
+        let Earlier::Begun(begun) = left else { panic!("{left:?}") };
+        assert_eq!(
+            begun.1,
+            Done { finished: 1, ..Done::default() },
+            "nothing to resume, but it is known what is durable"
+        );
     }
 
     /// A later run starts after a segment only when every chunk in it is durable; a refused tenant holds that up, and its
@@ -388,11 +403,29 @@ mod tests {
         assert_eq!(bench.open().1.resume, Resume::default());
         let (tenant, failure) = (Arc::from("b"), Failure::new("not yours"));
         ledger.take(vec![Report::Refused { tenant, failure }, Report::Passed { line_bytes: 4 }]).unwrap();
-        ledger.close().unwrap();
+        ledger.close(&bench.header).unwrap();
         let (mut ledger, done) = bench.open();
         assert_eq!((done.resume.offset, done.sequences.len()), (0, 1));
         ledger.take(vec![segment(&[("a", 1), ("b", 1)]), durable("b", 1, Vec::new())]).unwrap();
         assert_eq!(bench.open().1.resume.offset, 20);
+    }
+
+    /// A load without refusals leaves nothing behind; the rejects of a table stand under its header, once.
+    #[test]
+    fn what_is_left_behind() {
+        let mut bench = Bench::new();
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![durable("a", 1, Vec::new())]).unwrap();
+        ledger.close(&bench.header).unwrap();
+        assert!(!bench.folder.path().join("state").exists());
+
+        bench.above = Some(Place { line: 1, offset: 0, bytes: 3 });
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![bad(BAD)]).unwrap();
+        drop(ledger);
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![bad(BAD), bad(WORSE)]).unwrap();
+        assert_eq!(bench.rejects(), b"one\nbad\nworse\n");
     }
 
     /// A failure of the load is returned, after what is durable has been written down.

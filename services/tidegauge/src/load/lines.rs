@@ -23,6 +23,16 @@ pub(crate) struct Lines<R> {
     offset: u64,
     line: u64,
     ended: bool,
+    mark: Option<Mark>,
+}
+
+/// A place between two lines to which a reader can go back.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// In the buffer.
+    start: usize,
+    offset: u64,
+    line: u64,
 }
 
 /// A line without its end (`\n` or `\r\n`).
@@ -42,7 +52,7 @@ pub(crate) fn too_long() -> Refusal {
 impl<R: Read> Lines<R> {
     /// Reads from a source that stands at `offset`, before the line after `line`.
     pub(crate) fn new(source: R, offset: u64, line: u64) -> Self {
-        Self { source, buffer: vec![0; BLOCK_BYTES], start: 0, end: 0, offset, line, ended: false }
+        Self { source, buffer: vec![0; BLOCK_BYTES], start: 0, end: 0, offset, line, ended: false, mark: None }
     }
 
     /// Offset of the next line.
@@ -55,7 +65,25 @@ impl<R: Read> Lines<R> {
         self.line
     }
 
-    /// The next line; `None` at the end.
+    /// Keeps what follows, so that [`Lines::go_back`] leads here.
+    pub(crate) fn mark(&mut self) {
+        self.mark = Some(Mark { start: self.start, offset: self.offset, line: self.line });
+    }
+
+    /// Goes back to the mark, if there is one, and takes it away.
+    pub(crate) fn go_back(&mut self) {
+        if let Some(mark) = self.mark.take() {
+            (self.start, self.offset, self.line) = (mark.start, mark.offset, mark.line);
+        }
+    }
+
+    /// Takes the mark away.
+    pub(crate) fn forget_mark(&mut self) {
+        self.mark = None;
+    }
+
+    /// The next line; `None` at the end. A line over the limit is not passed while a mark is set: what lies between would
+    /// have to be kept.
     ///
     /// # Errors
     /// The source's.
@@ -94,9 +122,13 @@ impl<R: Read> Lines<R> {
 
     /// Makes room and reads more; sets `ended` at the end.
     fn fill(&mut self) -> io::Result<()> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
+        let kept = self.mark.map_or(self.start, |mark| mark.start);
+        self.buffer.copy_within(kept..self.end, 0);
+        self.end -= kept;
+        self.start -= kept;
+        if let Some(mark) = &mut self.mark {
+            mark.start = 0;
+        }
         if self.end == self.buffer.len() {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
@@ -115,6 +147,9 @@ impl<R: Read> Lines<R> {
 
     fn skip_line(&mut self) -> io::Result<(Place, Line<'_>)> {
         let offset = self.offset;
+        if self.mark.is_some() {
+            return Ok((Place { line: self.line + 1, offset, bytes: 0 }, Line::TooLong));
+        }
         self.line += 1;
         loop {
             let unread = &self.buffer[self.start..self.end];
@@ -148,6 +183,40 @@ mod tests {
         }
         assert_eq!(lines.offset(), 10 + text.len() as u64);
         found
+    }
+
+    /// What was read since the mark is read again, wherever a block ends; a line over the limit is not passed over it.
+    #[test]
+    fn a_reader_can_go_back() {
+        let mut text: Vec<u8> = (0..200_000).flat_map(|i| format!("{i}\n").into_bytes()).collect();
+        let from = text.len();
+        text.extend(vec![b'x'; LINE_BYTES_MAX + 1]);
+        text.extend_from_slice(b"\nend\n");
+        let mut lines = Lines::new(&*text, 0, 0);
+        while lines.line() < 100_000 {
+            lines.next().unwrap();
+        }
+        lines.mark();
+        let (line, offset) = (lines.line(), lines.offset());
+        for _ in 0..2 {
+            assert_eq!((lines.line(), lines.offset()), (line, offset));
+            for i in 100_000..200_000 {
+                let (place, line) = lines.next().unwrap().unwrap();
+                assert_eq!((place.line, line), (i + 1, Line::Whole(i.to_string().as_bytes())));
+            }
+            for _ in 0..2 {
+                let (place, line) = lines.next().unwrap().unwrap();
+                assert_eq!((place.line, place.offset, line), (200_001, from as u64, Line::TooLong));
+            }
+            lines.go_back();
+            lines.mark();
+        }
+        lines.forget_mark();
+        while lines.line() < 200_001 {
+            lines.next().unwrap();
+        }
+        assert_eq!(lines.next().unwrap().unwrap().1, Line::Whole(b"end"));
+        assert_eq!(lines.next().unwrap(), None);
     }
 
     /// Numbers and offsets are right across blocks, for both line ends, a missing last one, and a monstrous line.

@@ -85,9 +85,7 @@ pub(crate) fn read(
             Reader::new(from, tenant.clone(), Names::of_format(format), sink).ndjson(lines).doing(path.display())
         }
         Format::Csv(options) => {
-            let header = header(&mut file, options).map_err(|e| e.context(path.display()))?;
-            let plan =
-                CsvPlan::new(options, &header.names).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+            let (header, plan) = planned(path, &mut file, options)?;
             described(plan.describe());
             let (start, offset) = match from.offset {
                 0 => (Resume { line: header.lines, ..from.clone() }, header.offset),
@@ -100,8 +98,25 @@ pub(crate) fn read(
     }
 }
 
+/// Where the header of a table stands, which must have the columns asked for.
+///
+/// # Errors
+/// I/O errors, a header that cannot be read, and the column that is not there.
+pub(crate) fn header_place(path: &Path, format: &Format) -> Outcome<Option<Place>> {
+    let Format::Csv(options) = format else { return Ok(None) };
+    let mut file = File::open(path).doing(path.display())?;
+    planned(path, &mut file, options).map(|(header, _)| Some(header.place))
+}
+
+fn planned<'o>(path: &Path, file: &mut File, options: &'o CsvOptions) -> Outcome<(Header, CsvPlan<'o>)> {
+    let header = header(file, options).map_err(|e| e.context(path.display()))?;
+    let plan = CsvPlan::new(options, &header.names).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+    Ok((header, plan))
+}
+
 /// The first record of a CSV file.
 struct Header {
+    place: Place,
     names: Vec<Cow<'static, str>>,
     /// Offset of what follows it.
     offset: u64,
@@ -113,7 +128,7 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let mut lines = Lines::new(file, 0, 0);
     let mut record = Vec::new();
     let read = csv::next_record(&mut lines, &mut record).doing("header")?;
-    let Some((_, usable)) = read else { return Err(Failure::new("the file is empty, a header was expected")) };
+    let Some((place, usable)) = read else { return Err(Failure::new("the file is empty, a header was expected")) };
     usable.map_err(Failure::new)?;
     let text = String::from_utf8(record).map_err(|error| {
         Failure::new(format!("the header is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
@@ -122,7 +137,7 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let mut fields = Vec::new();
     csv::split(text, options.delimiter, &mut fields).map_err(Failure::new)?;
     let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
-    Ok(Header { names, offset: lines.offset(), lines: lines.line() })
+    Ok(Header { place, names, offset: lines.offset(), lines: lines.line() })
 }
 
 struct Reader<F> {
@@ -206,7 +221,16 @@ impl<F: Sink> Reader<F> {
                 std::str::from_utf8(&record).map_err(|error| Refusal::not_utf8(&record, &error).to_string())
             });
             let mut fields = Vec::new();
-            let split = text.and_then(|text| csv::split(text, delimiter, &mut fields));
+            let split =
+                text.and_then(|text| csv::split(text, delimiter, &mut fields)).and_then(|()| plan.fits(&fields));
+            let place = match split {
+                // Lines that a stray quote has tied together: the first one is refused, the others have their own turn.
+                Err(_) => Place { bytes: place.bytes.min(first_line_bytes(&record)), ..place },
+                Ok(()) => place,
+            };
+            if split.is_err() {
+                lines.go_back();
+            }
             let goes_on = match split.and_then(|()| plan.events(&fields)) {
                 Err(reason) => (self.sink)(Step::Bad { place, reason }),
                 Ok(mut events) => events.all(|event| {
@@ -237,6 +261,11 @@ impl<F: Sink> Reader<F> {
         let chunks = counts.map(|(tenant, count)| (tenant.to_owned(), count)).collect();
         (self.sink)(Step::Segment(Resume { offset, line, chunks }))
     }
+}
+
+/// Bytes of the first line of a record.
+fn first_line_bytes(record: &[u8]) -> u32 {
+    memchr::memchr(b'\n', record).unwrap_or(record.len()) as u32
 }
 
 fn give(sink: &mut impl Sink, place: Place, pushed: Result<Option<Box<Chunk>>, String>) -> bool {

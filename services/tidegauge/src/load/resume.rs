@@ -47,7 +47,8 @@ pub(crate) async fn decide(
     clock: &dyn Clock,
 ) -> Option<Done> {
     let (found, done) = earlier?;
-    if done == Done::default() {
+    // What has come to its end is gone through again: the server knows its chunks, and refused lines are told again.
+    if done.finished > 0 || done == Done::default() {
         return None;
     }
     let until_ns = clock.monotonic_ns() + CATCH_UP_TIME_MAX.as_nanos() as u64;

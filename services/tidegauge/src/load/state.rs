@@ -13,13 +13,16 @@ use super::reader::{Format, Resume};
 use crate::failure::{Doing as _, Outcome};
 
 /// Version of the file's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// First line: whose state this is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     format: u32,
     file_bytes: u64,
+    /// Of the file's content.
+    content: String,
+    /// Of the content and of how it is read.
     identity: String,
     /// The only tenant that was sent, if one was chosen: the others' events of such a load are not done.
     only: Option<String>,
@@ -34,8 +37,14 @@ impl Header {
             Format::Ndjson { tenant } => tenant.clone(),
             Format::Csv(_) => None,
         };
-        let (identity, file_bytes) = (identity.text(), identity.bytes);
-        Self { format: FORMAT, file_bytes, identity, only, endpoint: endpoint.to_owned() }
+        Self {
+            format: FORMAT,
+            file_bytes: identity.bytes,
+            content: identity.content(),
+            identity: identity.text(),
+            only,
+            endpoint: endpoint.to_owned(),
+        }
     }
 
     /// Whether the other one is of the same file read the same way.
@@ -70,6 +79,12 @@ pub(crate) enum Entry {
         /// Its state.
         rejects: Rejects,
     },
+    /// The load came to its end, and lines were refused: nothing is left to resume, but whoever corrects them must not
+    /// load the rest again.
+    Finished {
+        /// Events accepted.
+        finished: u64,
+    },
 }
 
 /// How far the rejects of unreadable lines are written.
@@ -98,6 +113,19 @@ pub(crate) struct Done {
     pub(crate) rejected: u64,
     /// Unreadable lines.
     pub(crate) rejects: Rejects,
+    /// Events that had been accepted when the load came to its end.
+    pub(crate) finished: u64,
+}
+
+/// What a state file says of a load.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Earlier {
+    /// Nothing, or what does not concern it.
+    Nothing,
+    /// It was begun.
+    Begun(Box<(Header, Done)>),
+    /// The file had another content, of which so many events are durable.
+    Changed(u64),
 }
 
 impl Done {
@@ -111,6 +139,7 @@ impl Done {
             }
             Entry::Resume { resume } => self.resume = resume,
             Entry::Rejects { rejects } => self.rejects = rejects,
+            Entry::Finished { finished } => self.finished = finished,
         }
     }
 }
@@ -123,25 +152,30 @@ pub(crate) struct StateFile {
 }
 
 impl StateFile {
-    /// Reads what an earlier run left; `None` if there is nothing, or it is of another load.
+    /// Reads what an earlier run left.
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn read(path: &Path, header: &Header) -> Outcome<Option<(Header, Done)>> {
+    pub(crate) fn read(path: &Path, header: &Header) -> Outcome<Earlier> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Earlier::Nothing),
             Err(error) => return Err(error).doing(path.display()),
         };
         let mut lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
         let found = lines.next().and_then(|line| serde_json::from_slice::<Header>(&line).ok());
-        let Some(found) = found.filter(|found| found.is_same_load(header)) else { return Ok(None) };
+        let Some(found) = found.filter(|found| found.format == FORMAT) else { return Ok(Earlier::Nothing) };
         let mut done = Done::default();
         // A torn last line ends the reading: what it said is done again.
         for entry in lines.map_while(|line| serde_json::from_slice::<Entry>(&line).ok()) {
             done.add(entry);
         }
-        Ok(Some((found, done)))
+        let durable = done.accepted.max(done.finished);
+        Ok(match found.is_same_load(header) {
+            true => Earlier::Begun(Box::new((found, done))),
+            false if found.content != header.content && durable > 0 => Earlier::Changed(durable),
+            false => Earlier::Nothing,
+        })
     }
 
     /// Starts a state file anew.
@@ -185,6 +219,14 @@ impl StateFile {
         self.file.write_all(text).doing(self.path.display())
     }
 
+    /// Leaves nothing but that the load came to its end.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn finish(self, header: &Header, accepted: u64) -> Outcome {
+        Self::create(&self.path, header)?.add(&[Entry::Finished { finished: accepted }])
+    }
+
     /// Removes the file: nothing is left to resume.
     ///
     /// # Errors
@@ -207,13 +249,18 @@ mod tests {
         let all = Format::Ndjson { tenant: None };
         let identity = Identity::of(&data, &all).unwrap();
         let header = Header::new(&identity, &all, "http://a");
-        assert_eq!(StateFile::read(&path, &header).unwrap(), None);
+        let read = |header: &Header| StateFile::read(&path, header).unwrap();
+        let begun = || match read(&header) {
+            Earlier::Begun(begun) => begun.1,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(&header), Earlier::Nothing);
         let chunk = |sequence| Entry::Chunk { tenant: "t".to_owned(), sequence, events: 10, rejected: 1 };
         let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into() };
         let mut state = StateFile::create(&path, &header).unwrap();
         state.add(&[chunk(1), Entry::Resume { resume: resume.clone() }]).unwrap();
         state.add(&[chunk(2), Entry::Rejects { rejects: Rejects { bytes: 5, through_line: 9, lines: 1 } }]).unwrap();
-        let (_, done) = StateFile::read(&path, &header).unwrap().unwrap();
+        let done = begun();
         assert_eq!((done.accepted, done.rejected, done.sequences["t"], done.rejects.bytes), (20, 2, 2, 5));
         assert_eq!(done.resume, resume);
 
@@ -221,15 +268,21 @@ mod tests {
         std::fs::write(&path, &text[..text.len() - 30]).unwrap();
         let mut state = StateFile::append_to(&path).unwrap();
         state.add(&[chunk(3)]).unwrap();
-        let (_, done) = StateFile::read(&path, &header).unwrap().unwrap();
+        let done = begun();
         assert_eq!((done.sequences["t"], done.rejects.bytes), (3, 0));
 
         std::fs::write(&data, "y").unwrap();
         let one = Format::Ndjson { tenant: Some("t".to_owned()) };
-        assert_eq!(StateFile::read(&path, &Header::new(&identity, &one, "http://a")).unwrap(), None);
+        let of_one = Header::new(&identity, &one, "http://a");
+        assert_eq!(read(&of_one), Earlier::Nothing, "another tenant of the same file");
         let other = Identity::of(&data, &all).unwrap();
-        assert_eq!(StateFile::read(&path, &Header::new(&other, &all, "http://a")).unwrap(), None);
-        state.remove().unwrap();
+        let changed = Header::new(&other, &all, "http://a");
+        assert_eq!(read(&changed), Earlier::Changed(30));
+        state.finish(&header, 30).unwrap();
+        assert_eq!((begun().finished, begun().accepted, read(&changed)), (30, 0, Earlier::Changed(30)));
+        StateFile::create(&path, &header).unwrap();
+        assert_eq!(read(&changed), Earlier::Nothing, "nothing of it was durable");
+        StateFile::append_to(&path).unwrap().remove().unwrap();
         assert!(!path.exists());
     }
 }
