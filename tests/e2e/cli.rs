@@ -17,8 +17,8 @@ fn line(tenant: &str, time_ns: i64) -> String {
     )
 }
 
-/// `emit` sends a line while the next one is not there yet, and a refused line stops nothing; a tenant that the token does
-/// not cover ends it, with the line and what is durable until then.
+/// `emit` sends a line while the next one is not there yet, and neither a refused line stops anything nor a tenant that the
+/// token does not cover: it is named with its first line, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emit_sends_lines_as_they_come() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -41,7 +41,8 @@ async fn emit_sends_lines_as_they_come() {
         "nonsense".to_owned(),
         line("tenant-001", now_ns()),
     ];
-    for (count, lines) in [(1, &lines[..1]), (2, &lines[1..])] {
+    let others = [line("tenant-002", now_ns()), line("tenant-001", now_ns()), line("tenant-002", now_ns())];
+    for (count, lines) in [(1, &lines[..1]), (2, &lines[1..]), (3, &others[..])] {
         for line in lines {
             writeln!(stdin, "{line}").expect("emit reads");
         }
@@ -52,16 +53,21 @@ async fn emit_sends_lines_as_they_come() {
         })
         .await;
     }
-    writeln!(stdin, "{}", line("tenant-002", now_ns())).expect("emit reads");
     drop(stdin);
     let mut said = String::new();
     emit.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
     assert_eq!(emit.wait().expect("emit ends").code(), Some(1), "{said}");
-    for expected in ["line 2: timestamp: ", "line 3: not an event", "2 events durable", "line 5, tenant tenant-002"] {
+    for expected in [
+        "line 2: timestamp: ",
+        "line 3: not an event",
+        "line 5, tenant tenant-002: ",
+        "3 events durable, 2 events of tenant-002 not sent\n",
+        "error: 2 lines refused, 2 events not sent\n",
+    ] {
         assert!(said.contains(expected), "no {expected:?} in\n{said}");
     }
     // The tenant is the line's own, and is named with a way out.
-    assert!(said.contains("(TENANT_DENIED)\nhint: \"tenant-002\" was asked for"), "{said}");
+    assert_eq!(said.matches("(TENANT_DENIED)\nhint: \"tenant-002\" was asked for").count(), 1, "{said}");
 }
 
 /// Runs the command line against a server with this on its standard input.
@@ -153,6 +159,52 @@ fn emit_gives_a_document() {
     assert!(some["refusals"][0]["message"].as_str().is_some_and(|text| text.contains("\"abc\"")), "{some}");
 }
 
+/// The account of standard input adds up whatever becomes of its lines: taken, refused, of a tenant that the token does not
+/// cover; and what may be too old for windows is told once and counted, unless it is sent as history.
+#[test]
+fn emit_accounts_for_every_line() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start(folder.path(), &ServerOptions::quick());
+    let token = server.token("admin", "admin", &["tenant-001"]);
+    let (now, old) = (now_ns(), now_ns() - 9 * 86_400_000_000_000);
+    let lines = [
+        line("tenant-001", now),
+        line("tenant-002", now),
+        String::new(),
+        line("tenant-001", old),
+        line("tenant-002", old),
+        "nonsense".to_owned(),
+        line("tenant-001", -1),
+        line("tenant-001", old),
+    ];
+    let emitted = |more: &[&str]| {
+        let output = fed(&server, &token, &[&["emit", "-o", "json"], more].concat(), &lines.join("\n"));
+        let (sums, said) = document(&output);
+        assert_eq!(output.status.code(), Some(1), "{sums}");
+        (sums, said)
+    };
+    let (sums, said) = emitted(&[]);
+    let counts = |sums: &Value| ["accepted", "refused", "not_sent", "too_old"].map(|name| sums[name].as_u64());
+    assert_eq!(counts(&sums), [Some(3), Some(2), Some(2), Some(2)], "{sums}");
+    assert_eq!(sums["refused_tenants"].as_array().map(Vec::len), Some(1), "{sums}");
+    let tenant = &sums["refused_tenants"][0];
+    assert_eq!(
+        (&tenant["tenant_id"], &tenant["reason"], &tenant["not_sent"]),
+        (&json!("tenant-002"), &json!("TENANT_DENIED"), &json!(2))
+    );
+    assert_eq!((said.matches("note: ").count(), said.matches("note: line 4 is 9 d old").count()), (1, 1), "{said}");
+    assert!(said.contains("3 events durable, 2 of them more than 24 h old, 2 events of tenant-002 not sent"), "{said}");
+
+    let (sums, said) = emitted(&["--backfill"]);
+    assert_eq!(counts(&sums), [Some(3), Some(2), Some(2), Some(0)], "{sums}");
+    assert!(!said.contains("note: "), "{said}");
+
+    // With a tenant of the call's own there are no others that could go on.
+    let (sums, said) = emitted(&["--tenant", "tenant-002"]);
+    assert_eq!((&sums["accepted"], &sums["error"]["reason"]), (&json!(0), &json!("TENANT_DENIED")), "{sums}");
+    assert!(sums["not_sent"].as_u64() >= Some(1) && said.contains("the rest was not read"), "{sums} {said}");
+}
+
 /// With `-o json` a credential comes with what it grants, and works; without, it alone goes to standard output.
 #[test]
 fn credentials_come_as_documents() {
@@ -180,6 +232,21 @@ fn credentials_come_as_documents() {
     assert!(key["id"].as_str().is_some_and(|id| id.starts_with("key:")), "{key}");
     let output = server.cli(token["token"].as_str().expect("a text"), &["status", "-o", "json"]);
     assert!(output.status.success() && document(&output).0["shards"].is_array(), "{output:?}");
+
+    let text = create(&["key", "--tenant", "tenant-001"]);
+    let said = String::from_utf8_lossy(&text.stderr);
+    assert!(
+        said.contains("valid until it is removed") && said.contains("auth/api-keys.json; a running server"),
+        "{said}"
+    );
+    for wrong in [["--ttl", "0s"], ["--ttl", "999ms"], ["--user", ""], ["--user", "a:b"]] {
+        for kind in ["token", "key"] {
+            let flags: &[&str] = if wrong[0] == "--user" { &[] } else { &["--user", "ann"] };
+            let shared = [kind, "create", "--tenant", "tenant-001", "--role", "admin", "--data-dir", &data_dir];
+            let output = server.cli("", &[&shared, flags, &wrong].concat());
+            assert_eq!(output.status.code(), Some(2), "{output:?}");
+        }
+    }
 
     let text = create(&["token", "--tenant", "tenant-001"]);
     let line = String::from_utf8(text.stdout).expect("text");

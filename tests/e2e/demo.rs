@@ -32,9 +32,12 @@ async fn the_demo_shows_values_and_counts_history_once() {
         {
             assert!(shown.contains(word), "no {word} in\n{shown}{said}");
         }
-        for line in
-            ["export TIDEGAUGE_TOKEN=$(cat ", " watch --tenant local", " query --tenant local ", "flightsql.connect("]
-        {
+        for line in [
+            "export TIDEGAUGE_TOKEN=$(cat ",
+            " watch --tenant local",
+            " query --tenant local ",
+            "\ndb = flightsql.connect(",
+        ] {
             assert!(shown.contains(line), "no {line} in\n{shown}");
         }
     }

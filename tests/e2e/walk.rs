@@ -102,6 +102,17 @@ async fn metrics(address: &str) -> String {
     text
 }
 
+/// Metrics of the text that nothing describes.
+fn undescribed(metrics: &str) -> Vec<&str> {
+    let named = |mark: &str| {
+        let names = metrics.lines().filter_map(|line| line.strip_prefix(mark)?.split(' ').next());
+        names.collect::<BTreeSet<&str>>()
+    };
+    let (described, typed) = (named("# HELP "), named("# TYPE "));
+    assert!(!typed.is_empty(), "{metrics}");
+    typed.difference(&described).copied().collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_is_guarded() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -166,6 +177,9 @@ async fn every_method_is_guarded() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     let gone: Vec<&str> = right.into_keys().filter(|path| !report.let_in.contains_key(*path)).collect();
     assert!(gone.is_empty(), "in the table and not served: {gone:?}");
+
+    let metrics = metrics(&server.http).await;
+    assert!(undescribed(&metrics).is_empty(), "without # HELP: {:?}", undescribed(&metrics));
 
     // Internal methods are closed to every credential that a person can have.
     let internal = "/tidegauge.hotmetric.v1.HotMetricUpdateService/ApplyUpdates";

@@ -151,6 +151,35 @@ fn decision_cores_are_pure() {
     assert!(seen > 3, "only {seen} files of decision cores were found: the test looks in the wrong place");
 }
 
+/// Whoever reads `/metrics` is told what each figure is, also those that appear only when something goes wrong.
+#[test]
+fn every_metric_is_described() {
+    let (mut named, mut described) = (BTreeSet::new(), BTreeSet::new());
+    let mut files = Vec::new();
+    for service in std::fs::read_dir(root().join("services")).expect("there are services") {
+        let folder = service.expect("a folder can be read").path();
+        // The binary only reads them.
+        if !folder.ends_with("tidegauge") {
+            rust_files(&folder.join("src"), &mut files);
+        }
+    }
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        for (at, _) in text.match_indices("\"tidegauge_") {
+            let name = text[at + 1..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>();
+            let before = text[..at].trim_end();
+            let describes = ["counter", "gauge", "histogram"].map(|kind| format!("describe_{kind}!("));
+            let is_described = describes.iter().any(|call| before.ends_with(call));
+            if is_described { &mut described } else { &mut named }.insert(name);
+        }
+    }
+    assert!(named.len() > 40, "only {} metrics were found: the test looks in the wrong place", named.len());
+    let mute: Vec<&String> = named.difference(&described).collect();
+    assert!(mute.is_empty(), "say in their crate's meters.rs what they are: {mute:?}");
+    let unknown: Vec<&String> = described.difference(&named).collect();
+    assert!(unknown.is_empty(), "described and not measured: {unknown:?}");
+}
+
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
         let path = entry.expect("a folder can be read").path();

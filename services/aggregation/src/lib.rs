@@ -8,6 +8,7 @@
 
 mod crash;
 pub mod decide;
+mod meters;
 mod options;
 mod service;
 mod status;

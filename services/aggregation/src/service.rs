@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status as RpcStatus};
 
 use crate::crash::CrashCounter;
+use crate::meters;
 use crate::options::{AggregationOptions, Backends, OptionsError};
 use crate::status::{KeyReport, Status, WorkerState};
 use crate::worker::hot::{HotConnector, InternalHot};
@@ -65,6 +66,7 @@ impl Aggregation {
         authority: SystemAuthority,
     ) -> Result<AggregationHandle, StartError> {
         let settings = options.settings()?;
+        meters::describe();
         let shards = backends.log.shards();
         let large = Arc::new(Semaphore::new(1));
         let crash = Arc::new(CrashCounter::new(options.crash_at));

@@ -118,8 +118,8 @@ impl OnBehalfOf {
     }
 }
 
-/// Whether a user may be called this: printable, of bounded length, and not like a service.
-pub(crate) fn user_name_problem(user: &str) -> Option<&'static str> {
+/// What is wrong with a user's name, if anything is: it must be printable, of 1 to 255 bytes, and not like a service's.
+pub fn user_name_problem(user: &str) -> Option<&'static str> {
     if user.is_empty() {
         return Some("must not be empty");
     }

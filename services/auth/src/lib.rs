@@ -20,6 +20,7 @@ mod keyfile;
 mod rules;
 
 pub use authenticator::{AuthOptions, Authenticator, ServiceToken};
+pub use claims::user_name_problem;
 pub use error::{AuthError, Denied};
 pub use grant::{Grant, GrantedTenants, TenantClaim};
 pub use header::{audit_name, bearer_value};

@@ -6,3 +6,4 @@ pub mod files;
 pub mod hot_store;
 pub mod lake_store;
 pub mod log;
+pub mod meters;

@@ -20,6 +20,7 @@ use crate::error::{Abort, of_engine};
 use crate::index::HourIndex;
 use crate::live::LiveSource;
 use crate::memory::{Budget, QueryMemory};
+use crate::meters;
 use crate::object::Objects;
 use crate::options::QueryOptions;
 use crate::planning::{Abandoned, Planning};
@@ -94,6 +95,7 @@ impl QueryEngine {
         live: Arc<dyn LiveSource>,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
+        meters::describe();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = options.threads.unwrap_or(cores.min(4)).max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread()

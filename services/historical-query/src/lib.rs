@@ -20,6 +20,7 @@ mod guard;
 mod index;
 mod live;
 mod memory;
+mod meters;
 mod object;
 mod options;
 mod planning;

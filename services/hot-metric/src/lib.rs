@@ -14,6 +14,7 @@
 
 mod assembly;
 mod known;
+mod meters;
 mod options;
 mod page;
 mod places;
@@ -67,6 +68,7 @@ impl HotMetric {
         authority: SystemAuthority,
         server_draining: &CancellationToken,
     ) -> HotMetricHandle {
+        meters::describe();
         let state = State {
             hub: Arc::new(Hub::new(options.watch_changes, options.watchers_per_tenant)),
             live_reads: Arc::new(Places::new(options.live_reads_per_tenant)),

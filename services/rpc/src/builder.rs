@@ -19,7 +19,7 @@ use tonic::service::Routes;
 use crate::connections::{self, Ending};
 use crate::health::Board;
 use crate::methods::Methods;
-use crate::{InternalChannel, Mount, StartError, descriptors, layers, tls};
+use crate::{InternalChannel, Mount, StartError, descriptors, layers, meters, tls};
 
 /// What reflection needs: a credential, because names of services are nobody else's business.
 const REFLECTION: &[(&str, Permission)] = &[("ServerReflectionInfo", Permission::Authenticated)];
@@ -56,6 +56,7 @@ pub struct ServerBuilder {
 impl ServerBuilder {
     /// A server without services yet. Call within a tokio runtime.
     pub fn new(options: ServerOptions, authenticator: Arc<Authenticator>, clock: Arc<dyn Clock>) -> Self {
+        meters::describe();
         let (internal, connections) = InternalChannel::new(Arc::clone(&authenticator), Arc::clone(&clock));
         let draining = CancellationToken::new();
         Self { options, authenticator, clock, mounts: Vec::new(), internal, connections, draining }

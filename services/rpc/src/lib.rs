@@ -20,6 +20,7 @@ mod error;
 mod health;
 mod internal;
 mod layers;
+mod meters;
 mod methods;
 mod mount;
 mod status;

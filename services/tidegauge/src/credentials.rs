@@ -1,6 +1,7 @@
 //! `token create` and `key create`: credentials made offline, with the keys of a data directory.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
@@ -31,7 +32,8 @@ Examples:
   tidegauge key create --user collector --tenant acme --role writer
   tidegauge key create --user dashboard --by-rules --role reader --ttl 90d -o json
 
-Only the key goes to standard output, this once. A running server takes it within a second.";
+Only the key goes to standard output, this once. A running server takes it within a second. To end it, take the entry with its
+id out of auth/api-keys.json in the data directory; a running server notices that by itself, too.";
 
 /// Commands about tokens.
 #[derive(Clone, Debug, Subcommand)]
@@ -42,7 +44,7 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         grant: GrantArgs,
         /// How long it is valid
-        #[arg(long, default_value = "30d", value_name = "DURATION")]
+        #[arg(long, default_value = "30d", value_name = "DURATION", value_parser = life)]
         ttl: Span,
         /// Form of the result: json adds id, grant and time
         #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
@@ -58,8 +60,8 @@ pub(crate) enum KeyCommand {
     Create {
         #[command(flatten)]
         grant: GrantArgs,
-        /// How long it is valid [default: until it is removed]
-        #[arg(long, value_name = "DURATION")]
+        /// How long it is valid [default: until its entry is removed]
+        #[arg(long, value_name = "DURATION", value_parser = life)]
         ttl: Option<Span>,
         /// Form of the result: json adds id, grant and time
         #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
@@ -72,7 +74,7 @@ pub(crate) enum KeyCommand {
 #[command(group = ArgGroup::new("tenants").required(true).multiple(false).args(["tenant", "all_tenants", "by_rules"]))]
 pub(crate) struct GrantArgs {
     /// Whose credential it is
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = user_name)]
     user: String,
     /// A tenant it covers; may be given several times
     #[arg(long, value_name = "TENANT", value_parser = connect::tenant_id)]
@@ -138,6 +140,22 @@ impl GrantArgs {
     }
 }
 
+/// Reads how long a credential is to live.
+fn life(text: &str) -> Result<Span, String> {
+    match text.parse()? {
+        Span(life) if life < Duration::from_secs(1) => Err("a credential must live for at least a second".to_owned()),
+        life => Ok(life),
+    }
+}
+
+/// Reads a user's name.
+fn user_name(text: &str) -> Result<String, String> {
+    match tidegauge_auth::user_name_problem(text) {
+        Some(problem) => Err(format!("a user's name {problem}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// The data directory: the flag's, otherwise the setting's.
 ///
 /// # Errors
@@ -188,5 +206,9 @@ pub(crate) fn key(command: KeyCommand) -> Outcome {
     }
     let valid = until.map_or_else(|| "until it is removed".to_owned(), |until| format!("until {until}"));
     tell(format_args!("API key: {}, valid {valid}; it is shown this once", grant.describe()));
+    let name = tidegauge_auth::audit_name(&key).unwrap_or_default();
+    let (id, file) = (name.trim_start_matches("key:"), folder.join("api-keys.json"));
+    let file = file.display();
+    tell(format_args!("to remove it, take the entry with id {id} out of {file}; a running server notices by itself"));
     stdout::write(format_args!("{key}\n"))
 }

@@ -12,13 +12,12 @@ use tidegauge_client::proto::ingest::v1::Event;
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::limits;
 use tidegauge_core::time::parse_rfc3339;
-use tidegauge_proto::convert::time::timestamp;
+use tidegauge_proto::convert::time::{timestamp, timestamp_ns};
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, TextForm};
 use crate::tell::tell;
-use crate::units::readable;
 use publisher::Publisher;
 use report::{Origin, Report};
 
@@ -32,8 +31,10 @@ Examples:
 A line on standard input is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
    \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
-With -o json the document holds accepted, refused, refusals (line, field, reason, message; the first 1,000), positions and
-error. Exit code: 0 if every event was taken, 1 if not, 2 for a wrong call.";
+A tenant that the credential may not publish for stops no other one; its events are told and counted as not sent.
+With -o json the document holds accepted, refused, not_sent (together all lines that were read), too_old (accepted LIVE
+events that may become dead letters), refusals (line, field, reason, message; the first 1,000), refused_tenants, positions
+and error. Exit code: 0 if every event was taken, 1 if not, 2 for a wrong call.";
 
 /// Flags of `emit`.
 #[derive(Clone, Debug, Args)]
@@ -93,27 +94,32 @@ pub(crate) async fn run(args: EmitArgs) -> Outcome {
 async fn publish(connect: &ConnectArgs, event: Option<Event>, mode: Mode, now_ns: i64, report: &mut Report) -> Outcome {
     let mut publisher = Publisher::new(connect.connect().await?, mode);
     let Some(event) = event else { return lines::run(&mut publisher, report).await };
-    let age = age(&event, now_ns);
-    let answer = publisher.publish("", vec![event]).await?;
+    let age = too_old(&event, mode, now_ns);
+    let answer = match publisher.publish("", vec![event]).await {
+        Ok(answer) => answer,
+        Err(not_taken) => {
+            report.not_sent += 1;
+            return Err(not_taken.failure);
+        }
+    };
     publisher.close().await;
     report.answered(&answer, |_| Origin::Flags, str::to_owned);
     if report.refused > 0 {
         return Err(Failure::new("the event was refused"));
     }
     tell("1 event durable");
-    if mode == Mode::Live && age > limits::LATENESS_HORIZON {
-        tell(format_args!(
-            "note: it is {} old, and LIVE events far behind their tenant's newest become dead letters, which \
-             `tidegauge status` counts; history is sent with --backfill",
-            readable(age)
-        ));
+    if let Some(age) = age {
+        report.old(Origin::Flags, age);
     }
     Ok(())
 }
 
-fn age(event: &Event, now_ns: i64) -> Duration {
-    let time_ns = event.timestamp.as_ref().and_then(tidegauge_proto::convert::time::timestamp_ns).unwrap_or(now_ns);
-    Duration::from_nanos(u64::try_from(now_ns.saturating_sub(time_ns)).unwrap_or(0))
+/// The age of a LIVE event that may be too old for its tenant's windows. How old is too old depends on the tenant's newest
+/// event, and on the server's settings: this goes by the clock and the defaults.
+fn too_old(event: &Event, mode: Mode, now_ns: i64) -> Option<Duration> {
+    let time_ns = event.timestamp.as_ref().and_then(timestamp_ns)?;
+    let age = Duration::from_nanos(u64::try_from(now_ns.saturating_sub(time_ns)).unwrap_or(0));
+    (mode == Mode::Live && age > limits::LATENESS_HORIZON).then_some(age)
 }
 
 fn one(args: &EmitArgs, metric: &str, value: f64, now_ns: i64) -> Outcome<Event> {

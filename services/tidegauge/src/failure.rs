@@ -155,8 +155,10 @@ impl From<AuthError> for Failure {
             AuthError::Invalid { .. } => {
                 failure.hint("mend the file, or put back a copy; a new signing key would make every token invalid")
             }
-            // These say what to do, or what must not be.
-            AuthError::Mode { .. } | AuthError::Refused(_) | AuthError::Signing(_) => failure,
+            // What must not be was asked for.
+            AuthError::Refused(_) => Self { code: EXIT_USAGE, ..failure },
+            // These say what to do.
+            AuthError::Mode { .. } | AuthError::Signing(_) => failure,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use tidegauge_client::proto::aggregation::v1::{GetStatusResponse, ShardState, ShardStatus};
+use tidegauge_client::proto::aggregation::v1::{GetStatusResponse, KeyStatus, ShardState, ShardStatus};
 use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::time::rfc3339;
 use tidegauge_proto::convert::time::timestamp_ns;
@@ -152,12 +152,6 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
             0 => key.tenant_id.clone(),
             bucket => format!("{}#{bucket}", key.tenant_id),
         };
-        let note = match (key.stopped_because.as_str(), key.parked_objects.len()) {
-            ("", 0) => String::new(),
-            ("", parked @ 1..=8) => format!("{parked} objects cannot be written"),
-            ("", _) => "many objects cannot be written".to_owned(),
-            (reason, _) => format!("STOPPED: {reason}"),
-        };
         keys.row([
             tenant,
             key.shard.to_string(),
@@ -169,7 +163,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
             grouped(key.pending_events),
             ago(&key.watermark),
             ago(&key.boundary),
-            note,
+            note(key),
         ]);
     }
     let state = match status.quiescent {
@@ -177,7 +171,27 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         false => "processing",
     };
     let troubles = status.shards.iter().flat_map(|shard| [trouble(shard), damage(shard)]).flatten().collect::<String>();
-    format!("{shards}\n{keys}\n{troubles}{state}\n")
+    let has_dead = status.keys.iter().any(|key| key.counters.is_some_and(|counters| counters.dead > 0));
+    let dead = if has_dead { DEAD_LETTERS } else { "" };
+    format!("{shards}\n{keys}\n{troubles}{dead}{state}\n")
+}
+
+/// What somebody should know of dead letters; the notes of the keys say in which folders.
+const DEAD_LETTERS: &str = "\
+dead letters stand in the folders noted, below the server's data directory: Parquet, each with its reason and bytes
+";
+
+/// What somebody should know of a key.
+fn note(key: &KeyStatus) -> String {
+    let trouble = match (key.stopped_because.as_str(), key.parked_objects.len()) {
+        ("", 0) => None,
+        ("", parked @ 1..=8) => Some(format!("{parked} objects cannot be written")),
+        ("", _) => Some("many objects cannot be written".to_owned()),
+        (reason, _) => Some(format!("STOPPED: {reason}")),
+    };
+    let has_dead = key.counters.is_some_and(|counters| counters.dead > 0);
+    let dead = has_dead.then(|| format!("dead letters: lake/dead_letters/tenant_id={}", key.tenant_id));
+    [trouble, dead].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// A shard's state, as in the JSON form.
@@ -230,7 +244,7 @@ fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidegauge_client::proto::aggregation::v1::{KeyCounters, KeyStatus};
+    use tidegauge_client::proto::aggregation::v1::KeyCounters;
 
     use super::*;
 
@@ -265,6 +279,17 @@ mod tests {
         assert!(
             text.contains("shard 2 ") && text.contains("STOPPED until") && text.contains("manifest is damaged"),
             "{text}"
+        );
+        assert!(!text.contains("dead letters"), "{text}");
+        let mut status = status;
+        if let Some(counters) = &mut status.keys[0].counters {
+            counters.dead = 3;
+        }
+        let told = tables(&status, 120_000_000_000);
+        assert!(told.contains("STOPPED: restored; dead letters: lake/dead_letters/tenant_id=acme\n"), "{told}");
+        assert!(
+            told.contains("\ndead letters stand in the folders noted, below the server's data directory: Parquet"),
+            "{told}"
         );
         assert_eq!(document["shards"][1]["log_damaged_segments"], 2);
         assert!(text.contains("log of shard 2 has 2 DAMAGED segments") && text.contains("an admin's token"), "{text}");

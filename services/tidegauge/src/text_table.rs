@@ -25,9 +25,14 @@ impl TextTable {
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row; missing cells are empty.
+    /// Adds a row of one line; missing cells are empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+    }
+
+    /// Adds a row in which a cell with line breaks goes on in further lines, each below the one before.
+    pub(crate) fn row_of_lines(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| printable_lines(&cell)).collect());
     }
 
     /// Number of rows.
@@ -40,28 +45,37 @@ impl TextTable {
         let mut widths: Vec<usize> = self.columns.iter().map(|(name, _)| measure_text_width(name)).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(measure_text_width(cell));
+                *width = cell.split('\n').map(measure_text_width).fold(*width, usize::max);
             }
         }
-        let heading: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
-        let all = std::iter::once(&heading).chain(&self.rows);
-        all.map(|row| {
-            let mut line = String::new();
-            for (at, (width, (_, align))) in widths.iter().zip(&self.columns).enumerate() {
-                if at > 0 {
-                    line.push_str("  ");
-                }
-                let cell = row.get(at).map_or("", String::as_str);
-                let gap = " ".repeat(width - measure_text_width(cell));
-                match align {
-                    Align::Left => line.extend([cell, &gap]),
-                    Align::Right => line.extend([&gap, cell]),
-                }
+        let mut lines = Vec::with_capacity(1 + self.rows.len());
+        lines.push(self.line(&widths, self.columns.iter().map(|(name, _)| name.as_str())));
+        for row in &self.rows {
+            let mut cells: Vec<_> = row.iter().map(|cell| cell.split('\n')).collect();
+            let height = row.iter().map(|cell| 1 + cell.matches('\n').count()).max().unwrap_or(1);
+            for _ in 0..height {
+                lines.push(self.line(&widths, cells.iter_mut().map(|cell| cell.next().unwrap_or_default())));
             }
-            line.truncate(line.trim_end().len());
-            line
-        })
-        .collect()
+        }
+        lines
+    }
+
+    /// One line; missing cells are empty.
+    fn line<'a>(&self, widths: &[usize], mut cells: impl Iterator<Item = &'a str>) -> String {
+        let mut line = String::new();
+        for (at, (width, (_, align))) in widths.iter().zip(&self.columns).enumerate() {
+            if at > 0 {
+                line.push_str("  ");
+            }
+            let cell = cells.next().unwrap_or_default();
+            let gap = " ".repeat(width - measure_text_width(cell));
+            match align {
+                Align::Left => line.extend([cell, &gap]),
+                Align::Right => line.extend([&gap, cell]),
+            }
+        }
+        line.truncate(line.trim_end().len());
+        line
     }
 }
 
@@ -80,9 +94,39 @@ pub(crate) fn printable(text: &str) -> String {
     }
 }
 
+/// The same for a text of several lines; breaks at its end are left out.
+fn printable_lines(text: &str) -> String {
+    let mut lines = text.trim_end_matches(['\n', '\r']).lines();
+    let mut kept = printable(lines.next().unwrap_or_default());
+    for line in lines {
+        kept.push('\n');
+        kept.push_str(&printable(line));
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Only a row of lines has several; each stands in its column, and other control characters are replaced in it.
+    #[test]
+    fn a_cell_of_lines_is_aligned() {
+        let mut table = TextTable::new(&[("TYPE", Align::Left), ("PLAN", Align::Left), ("ROWS", Align::Right)]);
+        table.row_of_lines(["logical".to_owned(), "Sort\r\n  Scan\t\u{1b}[2J\n".to_owned(), "7".to_owned()]);
+        table.row_of_lines(["\n\n".to_owned(), "a\n\nb".to_owned()]);
+        table.row(["one\nline".to_owned()]);
+        let expected = [
+            "TYPE      PLAN         ROWS",
+            "logical   Sort            7",
+            "            Scan\u{fffd}\u{fffd}[2J",
+            "          a",
+            "",
+            "          b",
+            "one\u{fffd}line",
+        ];
+        assert_eq!(table.lines(), expected);
+    }
 
     /// Numbers stand right, texts left, wide and hostile characters do not shift or steer anything.
     #[test]

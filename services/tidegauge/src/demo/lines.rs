@@ -26,7 +26,8 @@ pub(super) fn copyable(endpoint: &str, token_file: &Path) -> Vec<String> {
     lines.push(String::new());
     lines.push("From Python (pip install adbc-driver-flightsql pyarrow):".to_owned());
     lines.push(String::new());
-    for line in [
+    // At the margin: to Python a pasted line that is indented is an error.
+    lines.extend([
         "import adbc_driver_flightsql.dbapi as flightsql".to_owned(),
         format!("token = open({token_file:?}).read()"),
         format!(
@@ -35,9 +36,7 @@ pub(super) fn copyable(endpoint: &str, token_file: &Path) -> Vec<String> {
         "cursor = db.cursor()".to_owned(),
         "cursor.execute('SELECT metric_name, SUM(event_count) FROM dashboard_metrics GROUP BY metric_name')".to_owned(),
         "print(cursor.fetch_arrow_table())".to_owned(),
-    ] {
-        lines.push(format!("  {line}"));
-    }
+    ]);
     lines
 }
 
@@ -59,10 +58,14 @@ fn for_shell(word: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Each line works as it stands: the token's file, and the address where it is not the usual one.
+    /// Each line works as it stands: the token's file, and the address where it is not the usual one; Python's lines begin at
+    /// the margin.
     #[test]
     fn lines_name_token_and_address() {
-        let usual = copyable("http://127.0.0.1:7171", Path::new("./d/demo-token")).join("\n");
+        let usual = copyable("http://127.0.0.1:7171", Path::new("./d/demo-token"));
+        let python = usual.iter().position(|line| line.starts_with("import ")).expect("Python's lines");
+        assert!(usual[python..].iter().all(|line| !line.starts_with(' ')), "{usual:?}");
+        let usual = usual.join("\n");
         assert!(usual.contains("$(cat ./d/demo-token)") && !usual.contains("TIDEGAUGE_ENDPOINT"), "{usual}");
         let moved = copyable("http://127.0.0.1:7173", Path::new("./d/demo-token")).join("\n");
         assert!(moved.contains("export TIDEGAUGE_ENDPOINT=http://127.0.0.1:7173"), "{moved}");

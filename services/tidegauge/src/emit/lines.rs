@@ -1,15 +1,20 @@
 //! Events as NDJSON on standard input. What is there is sent at once, so that `tail -f events.ndjson | tidegauge emit` is
 //! never behind; a file is sent in large requests by the same rule.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal as _, Read};
+use std::time::Duration;
 
+use tidegauge_client::Mode;
 use tidegauge_client::proto::ingest::v1::Event;
+use tidegauge_core::clock::{Clock as _, SystemClock};
 use tidegauge_core::limits;
 use tidegauge_proto::convert::time::timestamp;
 use tokio::sync::mpsc;
 
 use super::publisher::Publisher;
 use super::report::{Origin, Report};
+use super::too_old;
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::load::chunk::check_tenant;
 use crate::load::dictionary::twice;
@@ -47,11 +52,18 @@ struct Batch {
 
 /// What to do about refused lines.
 const MEND: &str = "each is named with its line: mend these and send them alone, the others are durable";
+/// What to do about lines that were not sent.
+const SEND_AGAIN: &str =
+    "the others are durable: send the lines of refused tenants alone, with a credential that may publish them";
+/// What to do about both.
+const MEND_AND_SEND_AGAIN: &str = "\
+the others are durable: mend the lines that are named and send them alone, and those of refused tenants with a credential \
+that may publish them";
 
-/// Sends standard input to its end.
+/// Sends standard input to its end; a tenant that is refused stops no other one.
 ///
 /// # Errors
-/// When a line was refused, or a request could not be sent; what is durable by then has been told.
+/// When a line was refused or not sent, or when nothing can be sent any more; what is durable by then has been told.
 pub(super) async fn run(publisher: &mut Publisher, report: &mut Report) -> Outcome {
     if std::io::stdin().is_terminal() {
         tell(
@@ -62,21 +74,27 @@ pub(super) async fn run(publisher: &mut Publisher, report: &mut Report) -> Outco
     // Not one of the runtime's threads: its end would wait for a line that nobody types.
     let reading = std::thread::spawn(move || read_lines(std::io::stdin(), |line| out.blocking_send(line).is_ok()));
     let mut together = Vec::new();
+    let clock = SystemClock::default();
     while read.recv_many(&mut together, limits::EVENTS_PER_REQUEST_MAX).await > 0 {
-        for batch in batches(together.drain(..), report) {
-            if let Err(failure) = send(publisher, batch, report).await {
-                tell(format_args!("{} durable before", counted(report.accepted, "event")));
+        let mut batches = batches(together.drain(..), report).into_iter();
+        while let Some(batch) = batches.next() {
+            if let Err(failure) = send(publisher, batch, clock.wall_ns(), report).await {
+                report.not_sent += batches.map(|batch| batch.events.len() as u64).sum::<u64>();
+                tell(format_args!("{}; the rest was not read", report.sums()));
                 return Err(failure);
             }
         }
     }
     publisher.close().await;
     let ended = reading.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader has failed")));
-    tell(format_args!("{} durable", counted(report.accepted, "event")));
+    tell(report.sums());
     ended.doing("standard input")?;
-    match report.refused {
-        0 => Ok(()),
-        refused => Err(Failure::new(format!("{} refused", counted(refused, "line"))).hint(MEND)),
+    let (refused, not_sent) = (counted(report.refused, "line"), counted(report.not_sent, "event"));
+    match (report.refused, report.not_sent) {
+        (0, 0) => Ok(()),
+        (_, 0) => Err(Failure::new(format!("{refused} refused")).hint(MEND)),
+        (0, _) => Err(Failure::new(format!("{not_sent} not sent")).hint(SEND_AGAIN)),
+        (_, _) => Err(Failure::new(format!("{refused} refused, {not_sent} not sent")).hint(MEND_AND_SEND_AGAIN)),
     }
 }
 
@@ -120,7 +138,7 @@ fn into_event(event: &RawEvent<'_>) -> Result<Event, Refusal> {
     if !event.tenant.is_empty() {
         check_tenant(&event.tenant)?;
     }
-    let mut dimensions = std::collections::HashMap::new();
+    let mut dimensions = HashMap::new();
     for (key, value) in event.dimensions.pairs() {
         if dimensions.contains_key(&key) {
             return Err(twice(&key));
@@ -174,20 +192,55 @@ impl Batch {
 
     /// `line 7` or `lines 7 to 9`, with the tenant.
     fn describe(&self) -> String {
-        let tenant = printable(&self.events[0].tenant_id);
+        let tenant = match printable(&self.events[0].tenant_id) {
+            tenant if tenant.is_empty() => "without a tenant".to_owned(),
+            tenant => format!("tenant {tenant}"),
+        };
         match (self.lines.first(), self.lines.last()) {
-            (Some(first), Some(last)) if first != last => format!("lines {first} to {last}, tenant {tenant}"),
-            (first, _) => format!("line {}, tenant {tenant}", first.copied().unwrap_or_default()),
+            (Some(first), Some(last)) if first != last => format!("lines {first} to {last}, {tenant}"),
+            (first, _) => format!("line {}, {tenant}", first.copied().unwrap_or_default()),
         }
+    }
+
+    /// Places in the request of events that may be too old, with their ages.
+    fn too_old(&self, mode: Mode, now_ns: i64) -> Vec<(usize, Duration)> {
+        let old = |(index, event)| too_old(event, mode, now_ns).map(|age| (index, age));
+        self.events.iter().enumerate().filter_map(old).collect()
     }
 }
 
-async fn send(publisher: &mut Publisher, batch: Batch, report: &mut Report) -> Outcome {
-    let described = batch.describe();
+/// Sends a request, unless its tenant was refused before.
+///
+/// # Errors
+/// When nothing further can be sent, for any tenant.
+async fn send(publisher: &mut Publisher, batch: Batch, now_ns: i64, report: &mut Report) -> Outcome {
     let tenant = batch.events[0].tenant_id.clone();
-    let answer = publisher.publish(&tenant, batch.events).await.map_err(|failure| failure.context(described))?;
+    let count = batch.events.len() as u64;
+    if report.is_refused(&tenant) {
+        report.left_out(&tenant, count);
+        return Ok(());
+    }
+    let described = batch.describe();
+    let old = batch.too_old(publisher.mode(), now_ns);
+    let answer = match publisher.publish(&tenant, batch.events).await {
+        Ok(answer) => answer,
+        Err(not_taken) if not_taken.others_go_on => {
+            report.refuse_tenant(&tenant, &described, not_taken.failure);
+            report.left_out(&tenant, count);
+            return Ok(());
+        }
+        Err(not_taken) => {
+            report.not_sent += count;
+            return Err(not_taken.failure.context(described));
+        }
+    };
     let line = |index: usize| Origin::Line(batch.lines.get(index).copied().unwrap_or_default());
     report.answered(&answer, line, |field| Names::Json.of(field));
+    // One that was refused is no dead letter.
+    let refused: HashSet<usize> = answer.rejected.iter().map(|event| event.index as usize).collect();
+    for (index, age) in old.into_iter().filter(|(index, _)| !refused.contains(index)) {
+        report.old(line(index), age);
+    }
     Ok(())
 }
 

@@ -6,10 +6,20 @@ use std::time::Duration;
 use tidegauge_client::proto::ingest::v1::{Event, PublishResponse};
 use tidegauge_client::{Client, ClientError, Mode, Producer, ProducerOptions};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Failure;
+use crate::load::send::concerns_the_tenant;
 
 /// How long a request is sent again while the server cannot take it for now.
 const RETRY_TIME: Duration = Duration::from_secs(10);
+
+/// Why a request was not taken as a whole; it counts nowhere then.
+#[derive(Debug)]
+pub(super) struct NotTaken {
+    /// What was said, with advice.
+    pub(super) failure: Failure,
+    /// Whether it concerns this tenant alone, so that requests for other ones can go on.
+    pub(super) others_go_on: bool,
+}
 
 /// Publishes for one tenant at a time: lines of a tenant mostly stand together.
 #[derive(Debug)]
@@ -29,12 +39,23 @@ impl Publisher {
     /// of another are refused one by one; an empty tenant means it too.
     ///
     /// # Errors
-    /// What the server said to the request as a whole; it counts nowhere then.
-    pub(super) async fn publish(&mut self, tenant: &str, events: Vec<Event>) -> Outcome<PublishResponse> {
+    /// What the server said to the request as a whole.
+    pub(super) async fn publish(&mut self, tenant: &str, events: Vec<Event>) -> Result<PublishResponse, NotTaken> {
         let own = self.client.options().tenant.clone();
+        let is_chosen = own.is_some();
         let tenant = own.or_else(|| (!tenant.is_empty()).then(|| tenant.to_owned()));
         let answer = self.send(&tenant, events).await;
-        answer.map_err(|error| Failure::from(plain(error)).asked_for(tenant.as_deref()))
+        answer.map_err(|error| {
+            let error = plain(error);
+            // With a tenant of the client's own there are no others.
+            let others_go_on = !is_chosen && concerns_the_tenant(&error);
+            NotTaken { failure: Failure::from(error).asked_for(tenant.as_deref()), others_go_on }
+        })
+    }
+
+    /// How the events take part in event time.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
     }
 
     async fn send(&mut self, tenant: &Option<String>, events: Vec<Event>) -> Result<PublishResponse, ClientError> {

@@ -234,8 +234,8 @@ async fn tell_stalls(mut stalls: Stalls, tenant: Arc<str>, reports: mpsc::Sender
     }
 }
 
-/// Whether other tenants of the file can go on.
-fn concerns_the_tenant(error: &ClientError) -> bool {
+/// Whether other tenants can go on.
+pub(crate) fn concerns_the_tenant(error: &ClientError) -> bool {
     use tonic::Code;
     match error {
         ClientError::TooLarge { .. } => true,

@@ -40,10 +40,7 @@ impl Writer {
                 writer.write(&RecordBatch::new_empty(schema.clone())).doing("standard output")?;
                 Sink::Csv(Box::new(writer))
             }
-            Form::Json => {
-                let writer = arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(out);
-                Sink::Json(Box::new(writer))
-            }
+            Form::Json => Sink::Json(Box::new(json_builder().build(out))),
             Form::Arrow => {
                 let writer = arrow::ipc::writer::StreamWriter::try_new(out, schema).doing("standard output")?;
                 Sink::Arrow(Box::new(writer))
@@ -93,6 +90,13 @@ impl Writer {
     }
 }
 
+/// How JSON is written: times in RFC 3339. Those without a zone are UTC, and a program must see it.
+fn json_builder() -> arrow::json::WriterBuilder {
+    arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .with_timestamp_format("%Y-%m-%dT%H:%M:%S%.fZ".to_owned())
+}
+
 fn table(schema: &SchemaRef) -> TextTable {
     let columns: Vec<(&str, Align)> = schema
         .fields()
@@ -120,7 +124,8 @@ fn fill(table: &mut TextTable, batch: &RecordBatch) -> Outcome<bool> {
             let text = column.value(row).to_string();
             if matches!(batch.column(at).data_type(), DataType::Float64) { rounded(text) } else { text }
         };
-        table.row(columns.iter().enumerate().map(cell));
+        // A plan of EXPLAIN is a text of many lines.
+        table.row_of_lines(columns.iter().enumerate().map(cell));
     }
     Ok(batch.num_rows() <= room)
 }
@@ -141,7 +146,11 @@ fn rounded(text: String) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Float64Array, StringArray};
+    use arrow::array::{
+        Array as _, Float64Array, ListArray, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
+        TimestampSecondArray,
+    };
+    use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::{Field, Schema};
 
     use super::*;
@@ -161,5 +170,26 @@ mod tests {
         let mut text = table(&schema);
         assert!(fill(&mut text, &batch).unwrap());
         assert_eq!(text.lines(), ["metric     value", "cpu     0.333333", "            2e-9"]);
+    }
+
+    /// Programs get every time with its zone, also within a list; a fraction only where there is one.
+    #[test]
+    fn json_times_are_utc() {
+        let (second, millisecond) = (1_772_435_289, 1_772_435_289_125);
+        let lasts = TimestampNanosecondArray::from(vec![second * 1_000_000_000 + 1]);
+        let item = Arc::new(Field::new("item", lasts.data_type().clone(), true));
+        let columns: [(&str, arrow::array::ArrayRef); 4] = [
+            ("start", Arc::new(TimestampMillisecondArray::from(vec![millisecond]))),
+            ("zoned", Arc::new(TimestampSecondArray::from(vec![second]).with_timezone("+00:00"))),
+            ("lasts", Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([1]), Arc::new(lasts), None))),
+            ("none", Arc::new(TimestampSecondArray::from(vec![None]))),
+        ];
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
+        let mut writer = json_builder().build::<_, arrow::json::writer::LineDelimited>(Vec::new());
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        let expected = r#"{"start":"2026-03-02T07:08:09.125Z","zoned":"2026-03-02T07:08:09Z","lasts":["2026-03-02T07:08:09.000000001Z"],"none":null}"#;
+        assert_eq!(String::from_utf8(writer.into_inner()).unwrap().trim_end(), expected);
     }
 }

@@ -80,6 +80,7 @@ impl Running {
             )));
         }
         let http = Http::start(listeners.http, metrics()?);
+        tidegauge_embedded::meters::describe();
 
         let root = DataDir::open(&settings.server.data_dir)?;
         let stores = {
