@@ -50,22 +50,26 @@ impl<'a> Facts<'a> {
         Self { year: (year.into(), year.into()), start_ns: (first, next.saturating_sub(1)), ..self }
     }
 
-    fn month(self, year: i32, month: u32) -> Self {
+    /// Of these rows those of a month; they are of its year already.
+    fn month_of_year(self, year: i32, month: u32) -> Self {
         let first = Day::from_civil(year, month, 1).map_or(i64::MIN, day_start);
         let next = if month == 12 { Day::from_civil(year + 1, 1, 1) } else { Day::from_civil(year, month + 1, 1) };
         let next = next.map_or(i64::MAX, day_start);
-        Self { month: (month.into(), month.into()), start_ns: (first, next.saturating_sub(1)), ..self.year(year) }
+        Self { month: (month.into(), month.into()), start_ns: (first, next.saturating_sub(1)), ..self }
+    }
+
+    /// Of these rows those of a day; they are of its month already.
+    fn day_of_month(self, day: Day, of_month: u32) -> Self {
+        let start = day_start(day);
+        let of_month = i64::from(of_month);
+        Self { day: (of_month, of_month), start_ns: (start, start.saturating_add(DAY_NS - 1)), ..self }
     }
 
     /// Rows of a tenant and day.
     pub fn day(self, day: Day) -> Self {
         let (year, month, of_month) = day.civil();
-        let start = day_start(day);
-        Self {
-            day: (of_month.into(), of_month.into()),
-            start_ns: (start, start.saturating_add(DAY_NS - 1)),
-            ..self.month(year, month)
-        }
+        let month = (month.into(), month.into());
+        Self { year: (year.into(), year.into()), month, ..self }.day_of_month(day, of_month)
     }
 
     /// Rows of a tenant and hour.
@@ -90,15 +94,18 @@ pub fn may_match(filters: &[Expr], facts: &Facts<'_>) -> bool {
 pub fn days(filters: &[Expr], facts: &Facts<'_>, last: Day) -> Option<Vec<Day>> {
     let mut found = Vec::new();
     for year in FIRST_YEAR..=last.civil().0.min(LAST_YEAR) {
-        if !may_match(filters, &facts.year(year)) {
+        let of_year = facts.year(year);
+        if !may_match(filters, &of_year) {
             continue;
         }
         for month in 1..=12 {
-            if !may_match(filters, &facts.month(year, month)) {
+            let of_month = of_year.month_of_year(year, month);
+            if !may_match(filters, &of_month) {
                 continue;
             }
-            let days = (1..=31).filter_map(|day| Day::from_civil(year, month, day));
-            found.extend(days.filter(|day| *day <= last && may_match(filters, &facts.day(*day))));
+            let days = (1..=31).filter_map(|of| Some((Day::from_civil(year, month, of)?, of)));
+            let wanted = |&(day, of): &(Day, u32)| day <= last && may_match(filters, &of_month.day_of_month(day, of));
+            found.extend(days.filter(wanted).map(|(day, _)| day));
             if found.len() > DAYS_ENUMERATED_MAX {
                 return None;
             }
