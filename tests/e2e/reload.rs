@@ -162,7 +162,47 @@ async fn a_stray_quote_costs_one_row() {
         assert_eq!((code, &sums["accepted"]), (0, &json!(bad)), "{said}");
         assert_eq!(bench.events(name).await, 1_000);
     }
+    // A record that keeps the rules of quoting, and has a field too many: its text holds no rows.
+    let inside = format!("\"hello\r\n{}bye\"", row(1, "plain"));
+    let text = format!("timestamp,note,value\r\n{}{}", row(0, "plain"), row(0, &format!("{inside},1")));
+    let (file, rejects) = (bench.write("text.csv", &text), bench.write("text-rejects.csv", ""));
+    let (code, sums, said) = bench.load(&[&file, "--tenant", TENANT, "--metric", "text", "--rejects", &rejects]);
+    assert_eq!((code, &sums["accepted"], &sums["lines_without_event"]), (1, &json!(1), &json!(1)), "{said}");
+    let kept = fs::read_to_string(&rejects).expect("rejects");
+    assert!(kept.contains("hello\r\n") && kept.trim_end().ends_with("bye\",1,1"), "{kept:?}");
+    assert_eq!(bench.events("text").await, 1);
+
     let (code, _, said) = bench.load(&[&bench.write("other.csv", "a,b\n1,2\n"), "--tenant", TENANT]);
     assert!(code == 2 && said.contains("there is no column \"timestamp\""), "{said}");
     assert!(!bench.folder.path().join("other.csv.tidegauge-load").exists(), "nothing was begun");
+}
+
+/// A row with several values is taken as a whole or not at all, and kept once: whoever mends it counts none of them twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_several_values_are_whole() {
+    let bench = Bench::new().await;
+    let time = |number: i64| rfc3339(START_NS + number * 1_000_000);
+    let far = "2031-01-01T00:00:00Z";
+    let bad = [format!("{},1,x\n", time(1)), format!("{far},1,1\n")];
+    let text = format!("timestamp,net,gross\n{},1,1\n{}{}", time(0), bad[0], bad[1]);
+    let (file, rejects) = (bench.write("sales.csv", &text), bench.write("rejects.csv", ""));
+    let columns = ["--tenant", TENANT, "--value-column", "net", "--value-column", "gross"];
+    let (code, sums, said) = bench.load(&[&[&*file, "--rejects", &rejects], &columns[..]].concat());
+    let counts = ["accepted", "lines_without_event", "refused"].map(|name| sums[name].as_u64());
+    assert_eq!((code, counts), (1, [2, 1, 2].map(Some)), "{said}");
+    let kept = fs::read_to_string(&rejects).expect("rejects");
+    let mut lines: Vec<&str> = kept.split_inclusive('\n').collect();
+    let header = lines.remove(0);
+    lines.sort_unstable();
+    assert_eq!((header, lines), ("timestamp,net,gross\n", vec![&*bad[0], &*bad[1]]));
+
+    let again = [&[&*rejects, "--rejects", &*rejects], &columns[..]].concat();
+    let (code, _, said) = bench.load(&again);
+    assert!(code == 2 && said.contains("would be written over"), "{said}");
+    assert_eq!(fs::read_to_string(&rejects).expect("rejects"), kept, "the file that is loaded is not touched");
+    fs::write(&rejects, kept.replace(",x", ",1").replace(far, &time(2))).expect("a file");
+    let (code, sums, said) = bench.load(&[&[&*rejects], &columns[..]].concat());
+    assert_eq!((code, &sums["accepted"]), (0, &json!(4)), "{said}");
+    assert_eq!((bench.events("net").await, bench.events("gross").await), (3, 3));
+    assert_eq!(bench.dead().await, 0);
 }

@@ -19,7 +19,10 @@ pub fn describe() {
         "tidegauge_log_unchecked_bytes",
         "Bytes of sealed segments still to be checked since the start, by shard"
     );
-    describe_gauge!("tidegauge_log_damaged_segments", "Sealed segments that were found damaged, by shard");
+    describe_gauge!(
+        "tidegauge_log_damaged_segments",
+        "Sealed segments that were found damaged, or that cannot be read, by shard"
+    );
     describe_counter!("tidegauge_hot_commits_refused_total", "Groups of updates that the hot store could not write");
     describe_counter!(
         "tidegauge_hot_folds_failed_total",

@@ -67,7 +67,7 @@ Examples:
 A line of NDJSON is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
    \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
-The same file counts once, however often it is loaded. A file that was changed, or has grown, is another one: load what is
+The same file, read with the same flags, counts once, however often it is loaded. A file that was changed, or has grown, is another one: load what is
 new, or corrected, from a file of its own.
 What is loaded is durable at once; SQL shows it after the next cut (setting publish.interval, a minute).
 Exit code: 0 if every line was taken, 1 if not, 2 for a wrong call.";
@@ -190,7 +190,10 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
         return Err(Failure::usage("--state and --rejects are for one file, but several were given"));
     }
     let formats = args.files.iter().map(|file| args.format(file)).collect::<Outcome<Vec<_>>>()?;
-    args.files.iter().try_for_each(|file| must_be_loadable(file))?;
+    for file in &args.files {
+        must_be_loadable(file)?;
+        must_be_apart(file, args.rejects.as_deref(), &args.state_path(file))?;
+    }
     let client = args.connect.connect().await?;
     let mut refused = false;
     for (file, format) in args.files.iter().zip(formats) {
@@ -236,13 +239,31 @@ fn must_be_loadable(file: &Path) -> Outcome {
     }
 }
 
+/// What is written must not be what is read: a file that is loaded is never touched.
+fn must_be_apart(file: &Path, rejects: Option<&Path>, state: &Path) -> Outcome {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let inode = |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let is_same = |one: &Path, other: &Path| one == other || inode(one).is_some_and(|id| inode(other) == Some(id));
+    let clash = |flag: &str, path: &Path, what: &str| {
+        Err(Failure::usage(format!("{flag} {} is {what}, and would be written over", path.display())))
+    };
+    match rejects {
+        _ if is_same(state, file) => clash("--state", state, "the file to be loaded"),
+        Some(rejects) if is_same(rejects, file) => clash("--rejects", rejects, "the file to be loaded"),
+        Some(rejects) if is_same(rejects, state) => clash("--rejects", rejects, "the state file"),
+        _ => Ok(()),
+    }
+}
+
 /// Loads a file; whether every line was taken.
 async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format) -> Outcome<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let start_ns = clock.monotonic_ns();
     let above = reader::header_place(file, &format)?;
     let stamp = Stamp::of(file)?;
     let identity = identify(file, &format, &stamp).await?;
-    let header = Header::new(&identity, &format, &args.connect.endpoint);
+    let header = Header::new(file, &identity, &format, &args.connect.endpoint);
     let state_path = args.state_path(file);
 
     let earlier = match StateFile::read(&state_path, &header)? {
@@ -250,23 +271,24 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
         Earlier::Changed(durable) if !args.as_new => return Err(changed(file, &state_path, durable)),
         Earlier::Nothing | Earlier::Changed(_) => None,
     };
+    let finished = earlier.as_ref().map_or(0, |(_, done)| done.finished);
     let (state, done) = match resume::decide(client, &header, earlier, &*clock).await {
         Some(done) => {
             tell(format_args!("{}: resuming after {}", file.display(), counted(done.accepted, "event")));
             (StateFile::append_to(&state_path)?, done)
         }
-        None => (StateFile::create(&state_path, &header)?, state::Done::default()),
+        None => (StateFile::create(&state_path, &header, finished)?, state::Done::default()),
     };
 
     let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes, above)).transpose()?;
-    let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, Arc::clone(&clock));
+    let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, start_ns, Arc::clone(&clock));
     let source = File::open(file).doing(file.display())?;
     let (resume, durable) = (done.resume.clone(), done.sequences.clone());
     let mut ledger = Ledger::new(source, state, rejects, done, progress);
 
     let (reports_in, mut reports) = mpsc::channel(REPORTS_WAITING);
     let (steps_in, steps) = mpsc::channel(STEPS_WAITING);
-    let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), steps_in);
+    let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), identity.bytes, steps_in);
     let mode = if args.live { Mode::Live } else { Mode::Backfill };
     let names = Names::of_format(&format);
     let sender = Sender { client: client.clone(), identity, mode, names, durable, reports: reports_in };
@@ -281,13 +303,16 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     }
     sending.await.doing("sending")?;
     reading.await.doing("reading")??;
-    stamp.must_hold(file)?;
+    if !stamp.holds(file)? {
+        return Err(changed_meanwhile(file, ledger.accepted));
+    }
 
     let mut unsent = 0;
     if !ledger.refused_tenants.is_empty() {
-        unsent = keep_unsent(file, &format, &resume, &mut ledger)?;
+        unsent = keep_unsent(file, &format, &resume, stamp.bytes, &mut ledger)?;
     }
-    summary(file, ledger, &header, unsent, args.output)
+    let mends = (!args.allow_rejects).then_some(&header);
+    summary(file, ledger, mends, unsent, args.output)
 }
 
 /// Reads a file for its identity, on a thread of its own.
@@ -299,8 +324,20 @@ async fn identify(file: &Path, format: &Format, stamp: &Stamp) -> Outcome<Identi
     }
     let (path, format) = (file.to_owned(), format.clone());
     let identity = tokio::task::spawn_blocking(move || Identity::of(&path, &format)).await.doing(file.display())??;
-    stamp.must_hold(file)?;
+    if !stamp.holds(file)? {
+        return Err(Failure::new(format!("{}: it is being written to", file.display()))
+            .hint("load it when it is complete; what is sent as it comes is for `tidegauge emit`"));
+    }
     Ok(identity)
+}
+
+/// Why a load does not count as complete whose file was written to meanwhile.
+fn changed_meanwhile(file: &Path, durable: u64) -> Failure {
+    let (file, durable) = (file.display(), counted(durable, "event"));
+    Failure::new(format!(
+        "{file}: it was written to while it was being loaded; {durable} of what it was before are durable"
+    ))
+    .hint("what was added to it is loaded from a file of its own; all of it once more would count these again")
 }
 
 /// Why a file is not loaded that has changed since.
@@ -315,19 +352,20 @@ fn read_aside(
     file: PathBuf,
     format: Format,
     from: Resume,
+    bytes: u64,
     steps: mpsc::Sender<Step>,
 ) -> tokio::task::JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
         let described = |text: String| tell(format_args!("{}: {text}", file.display()));
-        reader::read(&file, &format, &from, described, |step| steps.blocking_send(step).is_ok())
+        reader::read(&file, &format, &from, bytes, described, |step| steps.blocking_send(step).is_ok())
     })
 }
 
 /// Reads the file once more for the events of refused tenants, so that they stand among the rejects; how many.
-fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger) -> Outcome<u64> {
+fn keep_unsent(file: &Path, format: &Format, from: &Resume, bytes: u64, ledger: &mut Ledger) -> Outcome<u64> {
     let mut unsent = 0;
     let mut kept = Ok(());
-    reader::read(file, format, from, drop, |step| {
+    reader::read(file, format, from, bytes, drop, |step| {
         let Step::Chunk(chunk) = step else { return true };
         let durable = ledger.sequences.get(&*chunk.tenant).is_some_and(|last| chunk.sequence <= *last);
         if durable || !ledger.refused_tenants.contains_key(&chunk.tenant) {
@@ -343,7 +381,7 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, ledger: &mut Ledger)
     kept.map(|()| unsent)
 }
 
-fn summary(file: &Path, ledger: Ledger, header: &Header, unsent: u64, form: TextForm) -> Outcome<bool> {
+fn summary(file: &Path, ledger: Ledger, header: Option<&Header>, unsent: u64, form: TextForm) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
     let known_before = ledger.known_before;
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
@@ -399,6 +437,26 @@ fn summary(file: &Path, ledger: Ledger, header: &Header, unsent: u64, form: Text
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file is never written over by what is said of it, whatever its name is there.
+    #[test]
+    fn what_is_read_is_not_written() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a", "b"] {
+            std::fs::write(path(name), b"{}").unwrap();
+        }
+        std::os::unix::fs::symlink(path("a"), path("link")).unwrap();
+        std::fs::hard_link(path("a"), path("hard")).unwrap();
+        must_be_apart(&path("a"), Some(&path("b")), &path("state")).unwrap();
+        must_be_apart(&path("a"), None, &path("state")).unwrap();
+        let around = folder.path().join(".").join("a");
+        for same in [path("a"), path("link"), path("hard"), around] {
+            must_be_apart(&path("a"), Some(&same), &path("state")).unwrap_err();
+            must_be_apart(&path("a"), None, &same).unwrap_err();
+        }
+        must_be_apart(&path("a"), Some(&path("new")), &path("new")).unwrap_err();
+    }
 
     /// What is not lines of text is named with a way out, before anything is sent.
     #[test]

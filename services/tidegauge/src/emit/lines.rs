@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegauge_client::Mode;
 use tidegauge_client::proto::ingest::v1::Event;
-use tidegauge_core::clock::{Clock as _, SystemClock};
+use tidegauge_core::clock::{Clock, SystemClock};
 use tidegauge_core::limits;
 use tidegauge_proto::convert::time::timestamp;
 use tokio::sync::mpsc;
@@ -78,7 +78,7 @@ pub(super) async fn run(publisher: &mut Publisher, report: &mut Report) -> Outco
     while read.recv_many(&mut together, limits::EVENTS_PER_REQUEST_MAX).await > 0 {
         let mut batches = batches(together.drain(..), report).into_iter();
         while let Some(batch) = batches.next() {
-            if let Err(failure) = send(publisher, batch, clock.wall_ns(), report).await {
+            if let Err(failure) = send(publisher, batch, &clock, report).await {
                 report.not_sent += batches.map(|batch| batch.events.len() as u64).sum::<u64>();
                 tell(format_args!("{}; the rest was not read", report.sums()));
                 return Err(failure);
@@ -100,7 +100,7 @@ pub(super) async fn run(publisher: &mut Publisher, report: &mut Report) -> Outco
 
 /// Reads lines until the end or until nobody wants more.
 fn read_lines(source: impl Read, mut take: impl FnMut(Incoming) -> bool) -> std::io::Result<()> {
-    let mut lines = Lines::new(source, 0, 0);
+    let mut lines = Lines::new(source, 0, 0, u64::MAX);
     let mut times = scan::TimeCache::default();
     while let Some((place, line)) = lines.next()? {
         let text = match line {
@@ -209,23 +209,24 @@ impl Batch {
     }
 }
 
-/// Sends a request, unless its tenant was refused before.
+/// Sends a request, unless its tenant was refused a short while ago.
 ///
 /// # Errors
 /// When nothing further can be sent, for any tenant.
-async fn send(publisher: &mut Publisher, batch: Batch, now_ns: i64, report: &mut Report) -> Outcome {
+async fn send(publisher: &mut Publisher, batch: Batch, clock: &dyn Clock, report: &mut Report) -> Outcome {
     let tenant = batch.events[0].tenant_id.clone();
     let count = batch.events.len() as u64;
-    if report.is_refused(&tenant) {
+    let asked_ns = clock.monotonic_ns();
+    if report.is_refused(&tenant, asked_ns) {
         report.left_out(&tenant, count);
         return Ok(());
     }
     let described = batch.describe();
-    let old = batch.too_old(publisher.mode(), now_ns);
+    let old = batch.too_old(publisher.mode(), clock.wall_ns());
     let answer = match publisher.publish(&tenant, batch.events).await {
         Ok(answer) => answer,
         Err(not_taken) if not_taken.others_go_on => {
-            report.refuse_tenant(&tenant, &described, not_taken.failure);
+            report.refuse_tenant(&tenant, &described, not_taken.failure, asked_ns);
             report.left_out(&tenant, count);
             return Ok(());
         }
@@ -234,6 +235,7 @@ async fn send(publisher: &mut Publisher, batch: Batch, now_ns: i64, report: &mut
             return Err(not_taken.failure.context(described));
         }
     };
+    report.taken(&tenant);
     let line = |index: usize| Origin::Line(batch.lines.get(index).copied().unwrap_or_default());
     report.answered(&answer, line, |field| Names::Json.of(field));
     // One that was refused is no dead letter.

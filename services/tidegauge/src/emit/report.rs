@@ -15,6 +15,8 @@ use crate::units::{counted, grouped, readable};
 
 /// Refusals, and tenants, that a document lists: it is held in memory. Standard error gets all refusals.
 pub(super) const LISTED_MAX: usize = 1_000;
+/// Time after which a refused tenant is asked for again.
+const ASK_AGAIN_NS: u64 = 5_000_000_000;
 /// Refused tenants told one by one, with advice.
 const TENANTS_TOLD_MAX: usize = 20;
 /// Refused tenants named in the account.
@@ -43,6 +45,8 @@ impl fmt::Display for Origin {
 struct RefusedTenant {
     failure: Failure,
     not_sent: u64,
+    /// Monotonic time from which on it is asked for again.
+    ask_ns: u64,
 }
 
 /// The account. Accepted, refused and not sent are together what was read.
@@ -105,13 +109,28 @@ impl Report {
         ));
     }
 
-    /// Whether the server has refused this tenant. Of very many not all are remembered: these are asked for again.
-    pub(super) fn is_refused(&self, tenant: &str) -> bool {
-        self.refused_tenants.contains_key(tenant)
+    /// Whether the server has refused this tenant a short while ago. Rights may come back under `tail -f`, so it is asked for
+    /// again; of very many tenants not all are remembered, and these are asked for each time.
+    pub(super) fn is_refused(&self, tenant: &str, now_ns: u64) -> bool {
+        self.refused_tenants.get(tenant).is_some_and(|refused| now_ns < refused.ask_ns)
+    }
+
+    /// The server takes something of this tenant.
+    pub(super) fn taken(&mut self, tenant: &str) {
+        if let Some(refused) = self.refused_tenants.get_mut(tenant).filter(|refused| refused.ask_ns > 0) {
+            refused.ask_ns = 0;
+            tell(format_args!("tenant {} is taken again", printable(tenant)));
+        }
     }
 
     /// The server takes nothing of this tenant; `described` says whose and where the first events were.
-    pub(super) fn refuse_tenant(&mut self, tenant: &str, described: &str, failure: Failure) {
+    pub(super) fn refuse_tenant(&mut self, tenant: &str, described: &str, failure: Failure, now_ns: u64) {
+        let ask_ns = now_ns.saturating_add(ASK_AGAIN_NS);
+        if let Some(refused) = self.refused_tenants.get_mut(tenant).filter(|refused| refused.ask_ns > 0) {
+            // It has been told.
+            refused.ask_ns = ask_ns;
+            return;
+        }
         match self.refused_tenants.len() {
             0..TENANTS_TOLD_MAX => {
                 tell(format_args!("{described}: {}", printable(failure.message())));
@@ -123,7 +142,8 @@ impl Report {
             _ => {}
         }
         if self.refused_tenants.len() < LISTED_MAX {
-            self.refused_tenants.insert(tenant.to_owned(), RefusedTenant { failure, not_sent: 0 });
+            let not_sent = self.refused_tenants.get(tenant).map_or(0, |refused| refused.not_sent);
+            self.refused_tenants.insert(tenant.to_owned(), RefusedTenant { failure, not_sent, ask_ns });
         }
     }
 
@@ -257,16 +277,21 @@ mod tests {
         assert_eq!(report.sums(), "5 events durable", "the note has said it");
         report.old(Origin::Line(2), Duration::from_secs(100_000));
         assert_eq!(report.sums(), "5 events durable, 2 of them more than 24 h old");
-        report.refuse_tenant("acme", "line 3, tenant acme", Failure::new("not yours"));
+        report.refuse_tenant("acme", "line 3, tenant acme", Failure::new("not yours"), 1);
         report.left_out("acme", 2);
         report.left_out("acme", 1);
-        assert!(report.is_refused("acme") && !report.is_refused("globex"));
+        assert!(report.is_refused("acme", ASK_AGAIN_NS) && !report.is_refused("globex", 1));
+        assert!(!report.is_refused("acme", ASK_AGAIN_NS + 1), "rights may come back");
+        report.refuse_tenant("acme", "line 9, tenant acme", Failure::new("not yours"), ASK_AGAIN_NS + 1);
+        assert!(report.is_refused("acme", ASK_AGAIN_NS + 2));
+        report.taken("acme");
+        assert!(!report.is_refused("acme", ASK_AGAIN_NS + 2));
         assert!(report.sums().ends_with(", 3 events of acme not sent"), "{}", report.sums());
         let expected = json!([{"tenant_id": "acme", "reason": null, "message": "not yours", "not_sent": 3}]);
         assert_eq!(report.document(None)["refused_tenants"], expected);
         for tenant in 0..2 * LISTED_MAX {
             let tenant = format!("t{tenant}");
-            report.refuse_tenant(&tenant, &tenant, Failure::new("not yours"));
+            report.refuse_tenant(&tenant, &tenant, Failure::new("not yours"), 1);
             report.left_out(&tenant, 1);
         }
         let document = report.document(None);

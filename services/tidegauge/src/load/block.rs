@@ -128,7 +128,7 @@ mod tests {
 
         let (scanned, blocks) = mpsc::sync_channel(1_000);
         let (_used, unused) = mpsc::sync_channel(1);
-        scan(Lines::new(file, 0, 0), &scanned, &unused).unwrap();
+        scan(Lines::new(file, 0, 0, u64::MAX), &scanned, &unused).unwrap();
         drop(scanned);
         let blocks: Vec<Block> = blocks.into_iter().collect();
         assert!(blocks.len() > 2, "{}", blocks.len());

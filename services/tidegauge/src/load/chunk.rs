@@ -13,7 +13,7 @@ use super::event::{Place, RawEvent};
 use super::refusal::{Refusal, shown};
 
 /// Version of the rules of this file; part of every producer id. Raise it with any change of what a chunk holds.
-pub(crate) const CHUNKING: u32 = 1;
+pub(crate) const CHUNKING: u32 = 2;
 /// Events of a chunk.
 const CHUNK_EVENTS: usize = limits::EVENTS_PER_REQUEST_MAX;
 /// Bytes of a chunk's lines: far below a request's limit also where nothing repeats.
@@ -219,6 +219,15 @@ impl Chunker {
         self.open.push(Open::new(tenant, chunks_before));
         self.by_tenant.insert(tenant.into(), at);
         at
+    }
+
+    /// Whether an event can be taken.
+    ///
+    /// # Errors
+    /// Why it can never be.
+    pub(crate) fn check(&mut self, event: &RawEvent<'_>) -> Result<(), Refusal> {
+        check_tenant(&event.tenant)?;
+        self.dictionaries.ids(event).map(drop)
     }
 
     /// Takes an event; a chunk that became full is handed out.

@@ -1,7 +1,7 @@
 //! CSV (RFC 4180, also with `\n` line ends and another delimiter): one event a row and value column.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{Read, Seek};
 
 use super::event::{Place, RawDimensions, RawEvent};
 use super::lines::{Line, Lines, too_long};
@@ -144,44 +144,81 @@ impl<'o> CsvPlan<'o> {
     }
 }
 
-/// Reads the next record into `record`: a line, or several where quotes hold line ends. `None` at the end.
-///
-/// Where a quote is not closed, its first line alone is refused: a stray quote must not take the rows behind it along. After
-/// a record of several lines the reader can still go back ([`Lines::go_back`]) behind the first one, if the record turns out
-/// to be none.
+/// A record: a line, or several where quotes hold line ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Record {
+    /// Where it stands.
+    pub(crate) place: Place,
+    /// Where its first line stands.
+    pub(crate) first: Place,
+    /// Offset of the line after its first one.
+    pub(crate) second_offset: u64,
+    /// Why it cannot be used, if it cannot.
+    pub(crate) refusal: Option<String>,
+}
+
+/// Reads the next record, its text into `text`. `None` at the end. A record that is too long is passed as a whole; where a
+/// quote is not closed up to the end, only its first line is passed: a stray quote must not take all that follows along.
 ///
 /// # Errors
-/// I/O errors as the outer, a record that cannot be kept as the inner error.
-pub(crate) fn next_record<R: Read>(
-    lines: &mut Lines<R>,
-    record: &mut Vec<u8>,
-) -> std::io::Result<Option<(Place, Result<(), String>)>> {
-    record.clear();
-    lines.forget_mark();
+/// I/O errors.
+pub(crate) fn next_record<R: Read + Seek>(lines: &mut Lines<R>, text: &mut Vec<u8>) -> std::io::Result<Option<Record>> {
+    let too_large = |begins: &[u8]| {
+        let begins = shown(&String::from_utf8_lossy(begins));
+        format!("the record is longer than {}: {begins}", Size(RECORD_BYTES_MAX as u64))
+    };
+    text.clear();
     let Some((first, line)) = lines.next()? else { return Ok(None) };
-    let Line::Whole(line) = line else { return Ok(Some((first, Err(too_long().to_string())))) };
-    record.extend_from_slice(line);
-    let mut quotes = memchr::memchr_iter(b'"', line).count();
-    if quotes.is_multiple_of(2) {
-        return Ok(Some((first, Ok(()))));
-    }
-    lines.mark();
-    while let Some((at, Line::Whole(line))) = lines.next()? {
-        if record.len() + line.len() > RECORD_BYTES_MAX {
-            break;
+    let mut quotes = 0;
+    let refusal = match line {
+        Line::TooLong => Some(too_long().to_string()),
+        Line::Whole(line) => {
+            text.extend_from_slice(&line[..line.len().min(RECORD_BYTES_MAX)]);
+            quotes = memchr::memchr_iter(b'"', line).count();
+            (line.len() > RECORD_BYTES_MAX).then(|| too_large(text))
         }
-        record.push(b'\n');
-        record.extend_from_slice(line);
+    };
+    let mut record = Record { place: first, first, second_offset: lines.offset(), refusal };
+    if quotes.is_multiple_of(2) {
+        return Ok(Some(record));
+    }
+    while let Some((at, Line::Whole(line))) = lines.next()? {
+        if text.len() + line.len() >= RECORD_BYTES_MAX {
+            record.refusal.get_or_insert_with(|| too_large(text));
+        } else if record.refusal.is_none() {
+            text.push(b'\n');
+            text.extend_from_slice(line);
+        }
         quotes += memchr::memchr_iter(b'"', line).count();
         if quotes.is_multiple_of(2) {
             let bytes = at.offset + u64::from(at.bytes) - first.offset;
-            return Ok(Some((Place { bytes: bytes as u32, ..first }, Ok(()))));
+            record.place.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            if let Some(refusal) = &mut record.refusal {
+                refusal.insert_str(0, &format!("up to line {}, ", at.line));
+            }
+            return Ok(Some(record));
         }
     }
-    lines.go_back();
-    record.truncate(first.bytes as usize);
-    let begins = shown(&String::from_utf8_lossy(record));
-    Ok(Some((first, Err(format!("a quoted field is not closed within {}: {begins}", Size(RECORD_BYTES_MAX as u64))))))
+    text.truncate((first.bytes as usize).min(RECORD_BYTES_MAX));
+    record.refusal = Some(format!("a quoted field is not closed: {}", shown(&String::from_utf8_lossy(text))));
+    record.go_back(lines)?;
+    Ok(Some(record))
+}
+
+impl Record {
+    /// Whether it holds line ends.
+    pub(crate) fn spans_lines(&self) -> bool {
+        self.place != self.first
+    }
+
+    /// Leaves only the first line of it; the others are read again, each for itself.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn go_back<R: Read + Seek>(&mut self, lines: &mut Lines<R>) -> std::io::Result<()> {
+        self.place = self.first;
+        lines.go_back(self.second_offset, self.first.line)
+    }
 }
 
 /// The fields of a record.
@@ -210,15 +247,23 @@ pub(crate) fn split<'a>(record: &'a str, delimiter: u8, fields: &mut Vec<Cow<'a,
         } else {
             match rest.split_once(delimiter) {
                 Some((field, next)) => {
-                    fields.push(Cow::Borrowed(field));
+                    fields.push(bare(field, fields.len())?);
                     rest = next;
                 }
                 None => {
-                    fields.push(Cow::Borrowed(rest));
+                    fields.push(bare(rest, fields.len())?);
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+/// A field without quotes around it: line ends are in it only where quotes inside have tied lines together.
+fn bare(field: &str, before: usize) -> Result<Cow<'_, str>, String> {
+    match field.contains('\n') {
+        true => Err(format!("field {} has a quote inside, and none around it: {}", before + 1, shown(field))),
+        false => Ok(Cow::Borrowed(field)),
     }
 }
 
@@ -312,21 +357,55 @@ mod tests {
         }
     }
 
-    /// A record may span lines; its place is that of its first line, and the next record's follows.
+    fn records(text: &[u8]) -> Vec<(Record, Vec<u8>)> {
+        let mut lines = Lines::new(std::io::Cursor::new(text), 0, 0, u64::MAX);
+        let (mut found, mut record) = (Vec::new(), Vec::new());
+        while let Some(read) = next_record(&mut lines, &mut record).unwrap() {
+            found.push((read, record.clone()));
+        }
+        assert_eq!(lines.offset(), text.len() as u64);
+        found
+    }
+
+    /// A record may span lines; its place is all of them as they stand in the file, and the next record's follows.
     #[test]
     fn records_span_lines() {
-        let text = b"a,\"b\nc\"\r\nd,\"e\n".as_slice();
-        let mut lines = Lines::new(text, 0, 0);
-        let mut record = Vec::new();
-        let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
-        assert_eq!((place.line, place.offset, read, &record[..]), (1, 0, Ok(()), b"a,\"b\nc\"".as_slice()));
-        let (place, read) = next_record(&mut lines, &mut record).unwrap().unwrap();
-        assert_eq!((place.line, place.offset), (3, 9));
-        assert_eq!(read, Err("a quoted field is not closed within 1MB: \"d,\\\"e\"".to_owned()));
-        assert_eq!(next_record(&mut lines, &mut record).unwrap(), None);
+        let found = records(b"a,\"b\r\nc\"\r\nd,\"e\nf,g\n");
+        let place = |line, offset, bytes| Place { line, offset, bytes };
+        let (record, text) = &found[0];
+        assert_eq!((record.place, record.first, record.second_offset), (place(1, 0, 8), place(1, 0, 4), 6));
+        assert_eq!((record.refusal.as_deref(), &text[..]), (None, &b"a,\"b\nc\""[..]));
+        let (record, _) = &found[1];
+        assert_eq!((record.place, record.spans_lines()), (place(3, 10, 4), false));
+        assert_eq!(record.refusal.as_deref(), Some("a quoted field is not closed: \"d,\\\"e\""));
+        assert_eq!((found[2].0.place, &found[2].1[..]), (place(4, 15, 3), &b"f,g"[..]));
+        assert_eq!(found.len(), 3);
         assert!(split("\"a\"b", b',', &mut Vec::new()).is_err());
+        assert!(split("a,b\"c\nd\"e,f", b',', &mut Vec::new()).is_err_and(|e| e.starts_with("field 2 has a quote")));
         let mut fields = Vec::new();
-        split(";", b';', &mut fields).unwrap();
-        assert_eq!(fields, ["", ""]);
+        split(";5\" disk;", b';', &mut fields).unwrap();
+        assert_eq!(fields, ["", "5\" disk", ""]);
+    }
+
+    /// A record has a largest size, in one line or in many; it is passed as a whole, so that its text becomes no rows.
+    #[test]
+    fn records_that_are_too_long() {
+        let filler = "x".repeat(RECORD_BYTES_MAX);
+        for long in [filler.clone(), format!("\"{filler}\n2,3\n\""), format!("\"\n2,3\n{filler}\"")] {
+            let text = format!("{long}\n4,5\n");
+            let found = records(text.as_bytes());
+            assert_eq!((found.len(), found[0].0.place.bytes as usize), (2, long.len()));
+            match long == filler {
+                true => assert_eq!(found[0].0.refusal, None, "just as long as allowed"),
+                false => {
+                    let refusal = found[0].0.refusal.as_deref().unwrap();
+                    assert!(refusal.starts_with("up to line 3, the record is longer than 1MB"), "{refusal}");
+                }
+            }
+            assert_eq!(found[1].1, b"4,5");
+        }
+        let found = records(format!("{filler}x\n4,5\n").as_bytes());
+        assert_eq!((found.len(), found[0].0.place.bytes as usize), (2, RECORD_BYTES_MAX + 1));
+        assert!(found[0].0.refusal.as_deref().unwrap().starts_with("the record is longer than 1MB"));
     }
 }

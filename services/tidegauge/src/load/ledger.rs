@@ -136,6 +136,8 @@ pub(crate) struct Ledger {
     /// Last durable chunk by tenant.
     pub(crate) sequences: HashMap<String, u64>,
     segments: VecDeque<Resume>,
+    /// Offset of the last record that was kept because its events were not taken: those of a record come together.
+    last_kept: Option<u64>,
     shown: u64,
     /// Why nothing moves, as last told.
     waits: Option<(Option<tonic::Code>, String)>,
@@ -162,6 +164,7 @@ impl Ledger {
             refused_tenants: BTreeMap::new(),
             sequences: done.sequences,
             segments: VecDeque::new(),
+            last_kept: None,
             shown: 0,
             waits: None,
         }
@@ -240,7 +243,8 @@ impl Ledger {
         self.unreadable.through_line = place.line;
         self.unreadable.lines += 1;
         self.progress.done(u64::from(place.bytes) + 1, 0);
-        self.refuse(place, reason)
+        self.tell(place, reason);
+        self.copy(place)
     }
 
     fn refuse_tenant(&mut self, tenant: Arc<str>, failure: Failure) {
@@ -258,20 +262,31 @@ impl Ledger {
     }
 
     fn refuse(&mut self, place: Place, reason: &str) -> Outcome {
+        self.tell(place, reason);
+        self.keep(place)
+    }
+
+    fn tell(&mut self, place: Place, reason: &str) {
         if self.shown < SHOWN_MAX {
             self.progress.say(&format!("line {}: {}", place.line, crate::text_table::printable(reason)));
         } else if self.shown == SHOWN_MAX {
             self.progress.say("further refusals are counted, not shown");
         }
         self.shown += 1;
-        self.keep(place)
     }
 
-    /// Puts the line at a place into the rejects file.
+    /// Puts the line of an event into the rejects file, once for all its events.
     ///
     /// # Errors
     /// I/O errors.
     pub(crate) fn keep(&mut self, place: Place) -> Outcome {
+        match self.last_kept.replace(place.offset) == Some(place.offset) {
+            true => Ok(()),
+            false => self.copy(place),
+        }
+    }
+
+    fn copy(&mut self, place: Place) -> Outcome {
         if let Some(rejects) = &mut self.rejects_file {
             rejects.copy(&mut self.source, place).doing("the rejects file")?;
         }
@@ -283,18 +298,20 @@ impl Ledger {
         self.rejects_file.is_some()
     }
 
-    /// Ends the account. The state file goes when nothing is left to do; where lines were refused it keeps whose they were.
+    /// Ends the account. The state file goes when nothing is left to do; where lines were refused, and somebody may mend them
+    /// (`header` is given), it keeps whose they were.
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn close(mut self, header: &Header) -> Outcome<Progress> {
+    pub(crate) fn close(mut self, header: Option<&Header>) -> Outcome<Progress> {
         if let Some(rejects) = &mut self.rejects_file {
             rejects.flush().doing("the rejects file")?;
         }
-        match (self.refused_tenants.is_empty(), self.unreadable.lines + self.rejected) {
-            (true, 1..) if self.accepted > 0 => self.state.finish(header, self.accepted)?,
-            (true, _) => self.state.remove()?,
-            (false, _) => {}
+        let has_refused = self.unreadable.lines + self.rejected > 0;
+        match header.filter(|_| has_refused && self.accepted > 0) {
+            _ if !self.refused_tenants.is_empty() => {}
+            Some(header) => self.state.finish(header, self.accepted)?,
+            None => self.state.remove()?,
         }
         Ok(self.progress)
     }
@@ -326,7 +343,7 @@ mod tests {
             let source = folder.path().join("source");
             std::fs::write(&source, TEXT).unwrap();
             let format = Format::Ndjson { tenant: None };
-            let header = Header::new(&Identity::of(&source, &format).unwrap(), &format, "http://a");
+            let header = Header::new(&source, &Identity::of(&source, &format).unwrap(), &format, "http://a");
             Self { folder, header, above: None }
         }
 
@@ -334,12 +351,12 @@ mod tests {
             let state_path = self.folder.path().join("state");
             let (state, done) = match StateFile::read(&state_path, &self.header).unwrap() {
                 Earlier::Begun(begun) => (StateFile::append_to(&state_path).unwrap(), begun.1),
-                _ => (StateFile::create(&state_path, &self.header).unwrap(), Done::default()),
+                _ => (StateFile::create(&state_path, &self.header, 0).unwrap(), Done::default()),
             };
             let rejects =
                 RejectsFile::open(&self.folder.path().join("rejects"), done.rejects.bytes, self.above).unwrap();
             let clock = Arc::new(ManualClock::at(0));
-            let progress = Progress::new(ProgressMode::None, TEXT.len() as u64, done.resume.offset, clock);
+            let progress = Progress::new(ProgressMode::None, TEXT.len() as u64, done.resume.offset, 0, clock);
             let source = File::open(self.folder.path().join("source")).unwrap();
             (Ledger::new(source, state, Some(rejects), done.clone(), progress), done)
         }
@@ -383,7 +400,7 @@ mod tests {
         ledger.take(vec![bad(BAD), bad(WORSE)]).unwrap();
         assert_eq!(bench.rejects(), b"bad\nthree\nworse\n");
         assert_eq!((ledger.unreadable.lines, ledger.rejected), (2, 1));
-        ledger.close(&bench.header).unwrap();
+        ledger.close(Some(&bench.header)).unwrap();
         let left = StateFile::read(&bench.folder.path().join("state"), &bench.header).unwrap();
         let Earlier::Begun(begun) = left else { panic!("{left:?}") };
         assert_eq!(
@@ -403,7 +420,7 @@ mod tests {
         assert_eq!(bench.open().1.resume, Resume::default());
         let (tenant, failure) = (Arc::from("b"), Failure::new("not yours"));
         ledger.take(vec![Report::Refused { tenant, failure }, Report::Passed { line_bytes: 4 }]).unwrap();
-        ledger.close(&bench.header).unwrap();
+        ledger.close(Some(&bench.header)).unwrap();
         let (mut ledger, done) = bench.open();
         assert_eq!((done.resume.offset, done.sequences.len()), (0, 1));
         ledger.take(vec![segment(&[("a", 1), ("b", 1)]), durable("b", 1, Vec::new())]).unwrap();
@@ -416,8 +433,13 @@ mod tests {
         let mut bench = Bench::new();
         let (mut ledger, _) = bench.open();
         ledger.take(vec![durable("a", 1, Vec::new())]).unwrap();
-        ledger.close(&bench.header).unwrap();
+        ledger.close(Some(&bench.header)).unwrap();
         assert!(!bench.folder.path().join("state").exists());
+        let (mut ledger, _) = bench.open();
+        ledger.take(vec![durable("a", 1, vec![(THREE, "refused".to_owned()), (THREE, "too".to_owned())])]).unwrap();
+        assert_eq!(bench.rejects(), b"three\n", "once for both events of the line");
+        ledger.close(None).unwrap();
+        assert!(!bench.folder.path().join("state").exists(), "who allows rejects does not mend them");
 
         bench.above = Some(Place { line: 1, offset: 0, bytes: 3 });
         let (mut ledger, _) = bench.open();

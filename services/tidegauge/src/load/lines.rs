@@ -1,6 +1,6 @@
 //! Lines of a file with their numbers and offsets, read in large blocks.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::event::Place;
 use super::refusal::Refusal;
@@ -22,17 +22,9 @@ pub(crate) struct Lines<R> {
     /// Offset in the file of `buffer[start]`.
     offset: u64,
     line: u64,
+    /// Offset of the first byte that is not read any more.
+    until: u64,
     ended: bool,
-    mark: Option<Mark>,
-}
-
-/// A place between two lines to which a reader can go back.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    /// In the buffer.
-    start: usize,
-    offset: u64,
-    line: u64,
 }
 
 /// A line without its end (`\n` or `\r\n`).
@@ -50,9 +42,9 @@ pub(crate) fn too_long() -> Refusal {
 }
 
 impl<R: Read> Lines<R> {
-    /// Reads from a source that stands at `offset`, before the line after `line`.
-    pub(crate) fn new(source: R, offset: u64, line: u64) -> Self {
-        Self { source, buffer: vec![0; BLOCK_BYTES], start: 0, end: 0, offset, line, ended: false, mark: None }
+    /// Reads from a source that stands at `offset`, before the line after `line`; bytes from `until` on are not there.
+    pub(crate) fn new(source: R, offset: u64, line: u64, until: u64) -> Self {
+        Self { source, buffer: vec![0; BLOCK_BYTES], start: 0, end: 0, offset, line, until, ended: false }
     }
 
     /// Offset of the next line.
@@ -65,25 +57,7 @@ impl<R: Read> Lines<R> {
         self.line
     }
 
-    /// Keeps what follows, so that [`Lines::go_back`] leads here.
-    pub(crate) fn mark(&mut self) {
-        self.mark = Some(Mark { start: self.start, offset: self.offset, line: self.line });
-    }
-
-    /// Goes back to the mark, if there is one, and takes it away.
-    pub(crate) fn go_back(&mut self) {
-        if let Some(mark) = self.mark.take() {
-            (self.start, self.offset, self.line) = (mark.start, mark.offset, mark.line);
-        }
-    }
-
-    /// Takes the mark away.
-    pub(crate) fn forget_mark(&mut self) {
-        self.mark = None;
-    }
-
-    /// The next line; `None` at the end. A line over the limit is not passed while a mark is set: what lies between would
-    /// have to be kept.
+    /// The next line; `None` at the end.
     ///
     /// # Errors
     /// The source's.
@@ -122,18 +96,16 @@ impl<R: Read> Lines<R> {
 
     /// Makes room and reads more; sets `ended` at the end.
     fn fill(&mut self) -> io::Result<()> {
-        let kept = self.mark.map_or(self.start, |mark| mark.start);
-        self.buffer.copy_within(kept..self.end, 0);
-        self.end -= kept;
-        self.start -= kept;
-        if let Some(mark) = &mut self.mark {
-            mark.start = 0;
-        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
         if self.end == self.buffer.len() {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
+        let left = self.until.saturating_sub(self.offset + self.end as u64);
+        let room = (self.buffer.len() - self.end).min(usize::try_from(left).unwrap_or(usize::MAX));
         loop {
-            match self.source.read(&mut self.buffer[self.end..]) {
+            match self.source.read(&mut self.buffer[self.end..][..room]) {
                 Ok(read) => {
                     self.end += read;
                     self.ended = read == 0;
@@ -147,9 +119,6 @@ impl<R: Read> Lines<R> {
 
     fn skip_line(&mut self) -> io::Result<(Place, Line<'_>)> {
         let offset = self.offset;
-        if self.mark.is_some() {
-            return Ok((Place { line: self.line + 1, offset, bytes: 0 }, Line::TooLong));
-        }
         self.line += 1;
         loop {
             let unread = &self.buffer[self.start..self.end];
@@ -167,12 +136,32 @@ impl<R: Read> Lines<R> {
     }
 }
 
+impl<R: Read + Seek> Lines<R> {
+    /// Goes back to an offset that it has been at, behind the line of that number.
+    ///
+    /// # Errors
+    /// The source's.
+    pub(crate) fn go_back(&mut self, offset: u64, line: u64) -> io::Result<()> {
+        let first = self.offset - self.start as u64;
+        match offset.checked_sub(first) {
+            // Mostly it is still there: whoever goes back often must not read a block each time.
+            Some(start) => self.start = start as usize,
+            None => {
+                self.source.seek(SeekFrom::Start(offset))?;
+                (self.start, self.end, self.ended) = (0, 0, false);
+            }
+        }
+        (self.offset, self.line) = (offset, line);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn all(text: &[u8]) -> Vec<(u64, u64, Option<usize>)> {
-        let mut lines = Lines::new(text, 10, 3);
+        let mut lines = Lines::new(text, 10, 3, u64::MAX);
         let mut found = Vec::new();
         while let Some((place, line)) = lines.next().unwrap() {
             let length = match line {
@@ -185,38 +174,30 @@ mod tests {
         found
     }
 
-    /// What was read since the mark is read again, wherever a block ends; a line over the limit is not passed over it.
+    /// What was read is read again, whether it is still in the buffer or not; nothing is read behind the end that was given.
     #[test]
-    fn a_reader_can_go_back() {
-        let mut text: Vec<u8> = (0..200_000).flat_map(|i| format!("{i}\n").into_bytes()).collect();
-        let from = text.len();
-        text.extend(vec![b'x'; LINE_BYTES_MAX + 1]);
-        text.extend_from_slice(b"\nend\n");
-        let mut lines = Lines::new(&*text, 0, 0);
-        while lines.line() < 100_000 {
-            lines.next().unwrap();
+    fn a_reader_can_go_back_and_ends_where_it_should() {
+        let text: Vec<u8> = (0..400_000).flat_map(|i| format!("{i}\n").into_bytes()).collect();
+        let until = 100 + text.iter().position(|byte| *byte == b'\n').unwrap() as u64 * 1_000_000;
+        let mut lines = Lines::new(io::Cursor::new(&text), 0, 0, until);
+        let mut places = Vec::new();
+        while let Some((place, line)) = lines.next().unwrap() {
+            let Line::Whole(line) = line else { panic!("{place:?}") };
+            places.push((place, line.to_vec(), lines.offset()));
         }
-        lines.mark();
-        let (line, offset) = (lines.line(), lines.offset());
-        for _ in 0..2 {
-            assert_eq!((lines.line(), lines.offset()), (line, offset));
-            for i in 100_000..200_000 {
-                let (place, line) = lines.next().unwrap().unwrap();
-                assert_eq!((place.line, line), (i + 1, Line::Whole(i.to_string().as_bytes())));
+        assert_eq!((lines.offset(), lines.next().unwrap()), (until, None));
+        let (last, ..) = places.last().unwrap();
+        assert_eq!(last.offset + u64::from(last.bytes), until, "the last line is cut off");
+        // Near, further, into an earlier block, to the start, and forth to the end again.
+        for back in [1, 10, 200_000.min(places.len() - 2), places.len() - 1] {
+            let at = places.len() - 1 - back;
+            let (place, _, offset) = &places[at];
+            lines.go_back(*offset, place.line).unwrap();
+            for (place, line, _) in &places[at + 1..] {
+                assert_eq!(lines.next().unwrap(), Some((*place, Line::Whole(line))));
             }
-            for _ in 0..2 {
-                let (place, line) = lines.next().unwrap().unwrap();
-                assert_eq!((place.line, place.offset, line), (200_001, from as u64, Line::TooLong));
-            }
-            lines.go_back();
-            lines.mark();
+            assert_eq!(lines.next().unwrap(), None);
         }
-        lines.forget_mark();
-        while lines.line() < 200_001 {
-            lines.next().unwrap();
-        }
-        assert_eq!(lines.next().unwrap().unwrap().1, Line::Whole(b"end"));
-        assert_eq!(lines.next().unwrap(), None);
     }
 
     /// Numbers and offsets are right across blocks, for both line ends, a missing last one, and a monstrous line.

@@ -40,8 +40,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Progress of a file of which `start_bytes` are done.
-    pub(crate) fn new(mode: ProgressMode, total_bytes: u64, start_bytes: u64, clock: Arc<dyn Clock>) -> Self {
+    /// Progress of a file of which `start_bytes` are done, and which was begun at a time of the clock.
+    pub(crate) fn new(
+        mode: ProgressMode,
+        total_bytes: u64,
+        start_bytes: u64,
+        start_ns: u64,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let target = match mode {
             ProgressMode::Auto | ProgressMode::Bar => ProgressDrawTarget::stderr(),
             ProgressMode::Json | ProgressMode::None => ProgressDrawTarget::hidden(),
@@ -50,7 +56,6 @@ impl Progress {
         bar.set_style(style());
         bar.set_position(start_bytes);
         bar.reset_eta();
-        let start_ns = clock.monotonic_ns();
         let json = (mode == ProgressMode::Json).then_some(start_ns);
         Self { bar, json, clock, start_ns, total_bytes, start_bytes, bytes: start_bytes, events: 0 }
     }

@@ -66,7 +66,7 @@ pub(crate) enum Step {
 pub(crate) trait Sink: FnMut(Step) -> bool {}
 impl<F: FnMut(Step) -> bool> Sink for F {}
 
-/// Reads a file from a resume point to its end. `described` gets what a CSV header was understood as.
+/// Reads the first `bytes` of a file from a resume point on: what is added to it meanwhile is not of this load. `described` gets what a CSV header was understood as.
 ///
 /// # Errors
 /// I/O errors, and a CSV header without the columns asked for.
@@ -74,6 +74,7 @@ pub(crate) fn read(
     path: &Path,
     format: &Format,
     from: &Resume,
+    bytes: u64,
     described: impl FnOnce(String),
     sink: impl Sink,
 ) -> Outcome {
@@ -81,7 +82,7 @@ pub(crate) fn read(
     match format {
         Format::Ndjson { tenant } => {
             file.seek(SeekFrom::Start(from.offset)).doing(path.display())?;
-            let lines = Lines::new(file, from.offset, from.line);
+            let lines = Lines::new(file, from.offset, from.line, bytes);
             Reader::new(from, tenant.clone(), Names::of_format(format), sink).ndjson(lines).doing(path.display())
         }
         Format::Csv(options) => {
@@ -92,7 +93,7 @@ pub(crate) fn read(
                 offset => (from.clone(), offset),
             };
             file.seek(SeekFrom::Start(offset)).doing(path.display())?;
-            let lines = Lines::new(file, offset, start.line);
+            let lines = Lines::new(file, offset, start.line, bytes);
             Reader::new(&start, None, Names::of_format(format), sink).csv(lines, &plan).doing(path.display())
         }
     }
@@ -125,11 +126,15 @@ struct Header {
 }
 
 fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
-    let mut lines = Lines::new(file, 0, 0);
+    let mut lines = Lines::new(file, 0, 0, u64::MAX);
     let mut record = Vec::new();
     let read = csv::next_record(&mut lines, &mut record).doing("header")?;
-    let Some((place, usable)) = read else { return Err(Failure::new("the file is empty, a header was expected")) };
-    usable.map_err(Failure::new)?;
+    let Some(csv::Record { place, refusal, .. }) = read else {
+        return Err(Failure::new("the file is empty, a header was expected"));
+    };
+    if let Some(refusal) = refusal {
+        return Err(Failure::new(format!("the header cannot be read: {refusal}")));
+    }
     let text = String::from_utf8(record).map_err(|error| {
         Failure::new(format!("the header is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
     })?;
@@ -211,30 +216,31 @@ impl<F: Sink> Reader<F> {
     }
 
     fn csv(mut self, mut lines: Lines<File>, plan: &CsvPlan<'_>) -> std::io::Result<()> {
-        let mut record = Vec::new();
-        let delimiter = plan.delimiter();
-        while let Some((place, usable)) = csv::next_record(&mut lines, &mut record)? {
-            if usable.is_ok() && record.is_empty() {
+        let mut text = Vec::new();
+        while let Some(mut record) = csv::next_record(&mut lines, &mut text)? {
+            if record.refusal.is_none() && text.is_empty() {
                 continue;
             }
-            let text = usable.and_then(|()| {
-                std::str::from_utf8(&record).map_err(|error| Refusal::not_utf8(&record, &error).to_string())
-            });
             let mut fields = Vec::new();
-            let split =
-                text.and_then(|text| csv::split(text, delimiter, &mut fields)).and_then(|()| plan.fits(&fields));
-            let place = match split {
-                // Lines that a stray quote has tied together: the first one is refused, the others have their own turn.
-                Err(_) => Place { bytes: place.bytes.min(first_line_bytes(&record)), ..place },
-                Ok(()) => place,
+            let split = match record.refusal.take() {
+                Some(refusal) => Err(refusal),
+                None => match std::str::from_utf8(&text) {
+                    Err(error) => Err(Refusal::not_utf8(&text, &error).to_string()),
+                    Ok(text) => {
+                        let split = csv::split(text, plan.delimiter(), &mut fields);
+                        if split.is_err() && record.spans_lines() {
+                            // Stray quotes have tied these lines together.
+                            record.go_back(&mut lines)?;
+                        }
+                        split
+                    }
+                },
             };
-            if split.is_err() {
-                lines.go_back();
-            }
-            let goes_on = match split.and_then(|()| plan.events(&fields)) {
+            let place = record.place;
+            let goes_on = match split.and_then(|()| self.row(plan, &fields)) {
                 Err(reason) => (self.sink)(Step::Bad { place, reason }),
-                Ok(mut events) => events.all(|event| {
-                    let pushed = event.and_then(|event| self.push(&event, place));
+                Ok(events) => events.iter().all(|event| {
+                    let pushed = self.push(event, place);
                     give(&mut self.sink, place, pushed)
                 }),
             };
@@ -244,6 +250,18 @@ impl<F: Sink> Reader<F> {
         }
         self.end_segment(lines.line(), lines.offset(), true);
         Ok(())
+    }
+
+    /// The events of a record: all of them can be taken, or none is, because whoever mends the row loads it as a whole.
+    fn row<'a>(&mut self, plan: &'a CsvPlan<'_>, fields: &'a [Cow<'a, str>]) -> Result<Vec<RawEvent<'a>>, String> {
+        plan.fits(fields)?;
+        let events = plan.events(fields)?.collect::<Result<Vec<_>, _>>()?;
+        if events.len() > 1 {
+            for event in &events {
+                self.chunker.check(event).map_err(|refusal| self.refused(refusal))?;
+            }
+        }
+        Ok(events)
     }
 
     /// Cuts every open chunk where a segment ends: behind this line, before this offset.
@@ -261,11 +279,6 @@ impl<F: Sink> Reader<F> {
         let chunks = counts.map(|(tenant, count)| (tenant.to_owned(), count)).collect();
         (self.sink)(Step::Segment(Resume { offset, line, chunks }))
     }
-}
-
-/// Bytes of the first line of a record.
-fn first_line_bytes(record: &[u8]) -> u32 {
-    memchr::memchr(b'\n', record).unwrap_or(record.len()) as u32
 }
 
 fn give(sink: &mut impl Sink, place: Place, pushed: Result<Option<Box<Chunk>>, String>) -> bool {

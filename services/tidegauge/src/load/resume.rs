@@ -48,7 +48,7 @@ pub(crate) async fn decide(
 ) -> Option<Done> {
     let (found, done) = earlier?;
     // What has come to its end is gone through again: the server knows its chunks, and refused lines are told again.
-    if done.finished > 0 || done == Done::default() {
+    if done == (Done { finished: done.finished, ..Done::default() }) {
         return None;
     }
     let until_ns = clock.monotonic_ns() + CATCH_UP_TIME_MAX.as_nanos() as u64;

@@ -13,12 +13,14 @@ use super::reader::{Format, Resume};
 use crate::failure::{Doing as _, Outcome};
 
 /// Version of the file's format.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// First line: whose state this is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     format: u32,
+    /// The file, by its full name.
+    file: PathBuf,
     file_bytes: u64,
     /// Of the file's content.
     content: String,
@@ -32,13 +34,14 @@ pub(crate) struct Header {
 
 impl Header {
     /// The header of a load.
-    pub(crate) fn new(identity: &Identity, format: &Format, endpoint: &str) -> Self {
+    pub(crate) fn new(file: &Path, identity: &Identity, format: &Format, endpoint: &str) -> Self {
         let only = match format {
             Format::Ndjson { tenant } => tenant.clone(),
             Format::Csv(_) => None,
         };
         Self {
             format: FORMAT,
+            file: std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned()),
             file_bytes: identity.bytes,
             content: identity.content(),
             identity: identity.text(),
@@ -173,20 +176,25 @@ impl StateFile {
         let durable = done.accepted.max(done.finished);
         Ok(match found.is_same_load(header) {
             true => Earlier::Begun(Box::new((found, done))),
-            false if found.content != header.content && durable > 0 => Earlier::Changed(durable),
+            false if found.file == header.file && found.content != header.content && durable > 0 => {
+                Earlier::Changed(durable)
+            }
             false => Earlier::Nothing,
         })
     }
 
-    /// Starts a state file anew.
+    /// Starts a state file anew; so many events were durable when an earlier load of the file came to its end.
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn create(path: &Path, header: &Header) -> Outcome<Self> {
+    pub(crate) fn create(path: &Path, header: &Header, finished: u64) -> Outcome<Self> {
         let file = File::create(path).doing(path.display())?;
         let mut state = Self { path: path.to_owned(), file };
         let line = serde_json::to_string(header).doing(path.display())?;
         state.write(format!("{line}\n").as_bytes())?;
+        if finished > 0 {
+            state.add(&[Entry::Finished { finished }])?;
+        }
         Ok(state)
     }
 
@@ -224,7 +232,7 @@ impl StateFile {
     /// # Errors
     /// I/O errors.
     pub(crate) fn finish(self, header: &Header, accepted: u64) -> Outcome {
-        Self::create(&self.path, header)?.add(&[Entry::Finished { finished: accepted }])
+        Self::create(&self.path, header, accepted).map(drop)
     }
 
     /// Removes the file: nothing is left to resume.
@@ -248,7 +256,7 @@ mod tests {
         std::fs::write(&data, "x").unwrap();
         let all = Format::Ndjson { tenant: None };
         let identity = Identity::of(&data, &all).unwrap();
-        let header = Header::new(&identity, &all, "http://a");
+        let header = Header::new(&data, &identity, &all, "http://a");
         let read = |header: &Header| StateFile::read(&path, header).unwrap();
         let begun = || match read(&header) {
             Earlier::Begun(begun) => begun.1,
@@ -257,7 +265,7 @@ mod tests {
         assert_eq!(read(&header), Earlier::Nothing);
         let chunk = |sequence| Entry::Chunk { tenant: "t".to_owned(), sequence, events: 10, rejected: 1 };
         let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into() };
-        let mut state = StateFile::create(&path, &header).unwrap();
+        let mut state = StateFile::create(&path, &header, 0).unwrap();
         state.add(&[chunk(1), Entry::Resume { resume: resume.clone() }]).unwrap();
         state.add(&[chunk(2), Entry::Rejects { rejects: Rejects { bytes: 5, through_line: 9, lines: 1 } }]).unwrap();
         let done = begun();
@@ -273,14 +281,16 @@ mod tests {
 
         std::fs::write(&data, "y").unwrap();
         let one = Format::Ndjson { tenant: Some("t".to_owned()) };
-        let of_one = Header::new(&identity, &one, "http://a");
+        let of_one = Header::new(&data, &identity, &one, "http://a");
         assert_eq!(read(&of_one), Earlier::Nothing, "another tenant of the same file");
         let other = Identity::of(&data, &all).unwrap();
-        let changed = Header::new(&other, &all, "http://a");
+        let changed = Header::new(&data, &other, &all, "http://a");
+        let elsewhere = Header::new(folder.path(), &other, &all, "http://a");
+        assert_eq!(read(&elsewhere), Earlier::Nothing, "another file with the same state file");
         assert_eq!(read(&changed), Earlier::Changed(30));
         state.finish(&header, 30).unwrap();
         assert_eq!((begun().finished, begun().accepted, read(&changed)), (30, 0, Earlier::Changed(30)));
-        StateFile::create(&path, &header).unwrap();
+        StateFile::create(&path, &header, 0).unwrap();
         assert_eq!(read(&changed), Earlier::Nothing, "nothing of it was durable");
         StateFile::append_to(&path).unwrap().remove().unwrap();
         assert!(!path.exists());
