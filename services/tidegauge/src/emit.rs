@@ -31,11 +31,11 @@ Examples:
 A line on standard input is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
    \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
-A tenant that the credential may not publish for stops no other one; its events are told and counted as not sent, and it is asked
-for again every few seconds.
-With -o json the document holds accepted, refused, not_sent (together all lines, unless an error ends it before), too_old (accepted LIVE
-events that may become dead letters), refusals (line, field, reason, message; the first 1,000), refused_tenants, positions
-and error. Exit code: 0 if every event was taken, 1 if not, 2 for a wrong call.";
+A tenant that the credential may not publish for stops no other one; its events are told and counted as not sent, and it
+is asked for again every few seconds.
+With -o json the document holds accepted, refused, not_sent (together all lines, unless an error ends it before),
+too_old (accepted LIVE events that may become dead letters), refusals (line, field, reason, message; the first 1,000),
+refused_tenants, positions and error. Exit code: 0 if every event was taken, 1 if not, 2 for a wrong call.";
 
 /// Flags of `emit`.
 #[derive(Clone, Debug, Args)]

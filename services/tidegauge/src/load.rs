@@ -67,8 +67,8 @@ Examples:
 A line of NDJSON is
   {\"event_type\": …, \"timestamp\": …, \"source\": …, \"version\": …,
    \"payload\": {\"tenant_id\": …, \"metric_name\": …, \"metric_value\": …, \"dimensions\": {…}}}
-The same file, read with the same flags, counts once, however often it is loaded. A file that was changed, or has grown, is another one: load what is
-new, or corrected, from a file of its own.
+The same file, read with the same flags, counts once, however often it is loaded. A file that was changed, or has grown,
+is another one: load what is new, or corrected, from a file of its own.
 What is loaded is durable at once; SQL shows it after the next cut (setting publish.interval, a minute).
 Exit code: 0 if every line was taken, 1 if not, 2 for a wrong call.";
 

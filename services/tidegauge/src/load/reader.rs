@@ -66,7 +66,8 @@ pub(crate) enum Step {
 pub(crate) trait Sink: FnMut(Step) -> bool {}
 impl<F: FnMut(Step) -> bool> Sink for F {}
 
-/// Reads the first `bytes` of a file from a resume point on: what is added to it meanwhile is not of this load. `described` gets what a CSV header was understood as.
+/// Reads the first `bytes` of a file from a resume point on: what is added to it meanwhile is not of this load.
+/// `described` gets what a CSV header was understood as.
 ///
 /// # Errors
 /// I/O errors, and a CSV header without the columns asked for.

@@ -19,8 +19,8 @@ const FORMAT: u32 = 3;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     format: u32,
-    /// The file, by its full name.
-    file: PathBuf,
+    /// The file, by its full name; what is no text in it is replaced, so that any name can be written.
+    file: String,
     file_bytes: u64,
     /// Of the file's content.
     content: String,
@@ -41,7 +41,7 @@ impl Header {
         };
         Self {
             format: FORMAT,
-            file: std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned()),
+            file: std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned()).to_string_lossy().into_owned(),
             file_bytes: identity.bytes,
             content: identity.content(),
             identity: identity.text(),
@@ -292,6 +292,8 @@ mod tests {
         assert_eq!((begun().finished, begun().accepted, read(&changed)), (30, 0, Earlier::Changed(30)));
         StateFile::create(&path, &header, 0).unwrap();
         assert_eq!(read(&changed), Earlier::Nothing, "nothing of it was durable");
+        let nameless = Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xFF.ndjson"));
+        StateFile::create(&path, &Header::new(nameless, &identity, &all, "http://a"), 0).unwrap();
         StateFile::append_to(&path).unwrap().remove().unwrap();
         assert!(!path.exists());
     }
