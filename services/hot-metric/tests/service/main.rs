@@ -5,6 +5,7 @@ mod harness;
 mod memory_store;
 mod watch;
 
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -241,6 +242,43 @@ async fn older_streams_end() {
     let restarted = World::new(store).await;
     assert_eq!(reason(&restarted.stream(0, 1, 5).await.err().expect("the store knows generation 6")), superseded);
     restarted.stream(0, 1, 6).await.expect("opens");
+}
+
+/// A successor is told what is held only when nothing of its predecessor can be applied any more: the commit under way
+/// is waited for, what was read behind it and what is sent afterwards is dropped.
+#[tokio::test]
+async fn nothing_of_an_older_stream_is_applied_after_a_newer_one_was_answered() {
+    let store = MemoryStore::new();
+    let world = World::new(store.clone()).await;
+    let mut old = world.taken_over(0, 1, 5).await;
+    let gate = store.gate.acquire().await.expect("open");
+    let mut begun = store.begun.subscribe();
+    begun.mark_unchanged();
+    old.send(vec![update("a", 5, 1, vec![metric("m", 1)])], false).await;
+    soon(begun.changed()).await.expect("the commit begins");
+    old.send(vec![update("a", 5, 2, vec![metric("m", 2)])], false).await;
+
+    let mut successor = pin!(world.stream(0, 1, 6));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut successor).await;
+    assert!(early.is_err(), "answered while a commit of its predecessor is under way");
+    drop(gate);
+    let mut new = successor.await.expect("opens");
+    let ordinals = |stream: &harness::Stream| -> Vec<u64> {
+        stream.versions.iter().map(|held| held.version.as_ref().expect("set").ordinal).collect()
+    };
+    assert_eq!(ordinals(&new), [1]);
+
+    old.send(vec![update("a", 5, 3, vec![metric("m", 3)])], false).await;
+    let end = loop {
+        if let Err(end) = old.answer().await {
+            break end;
+        }
+    };
+    assert_eq!(reason(&end), (Code::Aborted, "STREAM_SUPERSEDED".to_owned()));
+    new.send(Vec::new(), true).await;
+    new.acknowledged(1).await;
+    assert_eq!(get(&world, "a", "m").await.expect("held").metric, Some(metric("m", 1)));
+    assert_eq!(ordinals(&world.stream(0, 1, 7).await.expect("opens")), [1]);
 }
 
 /// A stream that breaks the contract is ended, and what it sent in good faith stands.

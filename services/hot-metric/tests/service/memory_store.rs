@@ -9,7 +9,7 @@ use tidegauge_core::conformance::hot::{self, Backend};
 use tidegauge_core::hot::{CurrentValue, HotStore, KeyMeta, KeyUpdate, LiveSnapshot, LiveWindow, StoreError};
 use tidegauge_core::ids::{Key, MetricName, ShardId};
 use tidegauge_core::scope::{ScopedTenant, SystemAuthority};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 #[derive(Clone, Debug, Default)]
 struct KeyState {
@@ -25,6 +25,8 @@ pub(crate) struct MemoryStore {
     held: Mutex<Vec<(ShardId, u32)>>,
     /// A commit takes a permit and gives it back.
     pub(crate) gate: Semaphore,
+    /// Commits that have come to the gate.
+    pub(crate) begun: watch::Sender<usize>,
     pub(crate) commits: AtomicUsize,
 }
 
@@ -34,6 +36,7 @@ impl MemoryStore {
             keys: Mutex::default(),
             held: Mutex::default(),
             gate: Semaphore::new(1),
+            begun: watch::Sender::new(0),
             commits: AtomicUsize::new(0),
         })
     }
@@ -56,6 +59,7 @@ fn merged(keys: &[(&Key, &KeyState)], metric: &MetricName) -> Option<CurrentValu
 #[async_trait]
 impl HotStore for MemoryStore {
     async fn apply(&self, _: &SystemAuthority, updates: Vec<KeyUpdate>) -> Result<Vec<bool>, StoreError> {
+        self.begun.send_modify(|begun| *begun += 1);
         let _open = self.gate.acquire().await.expect("never closed");
         self.commits.fetch_add(1, Ordering::SeqCst);
         let mut keys = self.keys.lock().expect("lock");

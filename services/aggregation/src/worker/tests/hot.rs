@@ -32,48 +32,93 @@ pub(super) struct MemoryHot {
     pub(super) held: Held,
     /// Streams end after so many batches.
     pub(super) batches_per_stream: Option<u64>,
-    /// While true, batches lie unread; those of a caller that has gone meanwhile are lost.
+    /// While true, batches lie unread; those of a caller that goes meanwhile are lost.
     pub(super) stuck: Arc<watch::Sender<bool>>,
+    /// Streams whose end the double has not seen yet.
+    open: Arc<watch::Sender<usize>>,
+    /// The stream opened last for the one shard. As in hot-metric itself, nothing of an older stream is applied once
+    /// a newer one was told what is held.
+    seat: Arc<Mutex<Seat>>,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    generation: u64,
+    stream: u64,
 }
 
 impl Default for MemoryHot {
     fn default() -> Self {
-        Self { held: Held::default(), batches_per_stream: None, stuck: Arc::new(watch::Sender::new(false)) }
+        Self {
+            held: Held::default(),
+            batches_per_stream: None,
+            stuck: Arc::new(watch::Sender::new(false)),
+            open: Arc::new(watch::Sender::new(0)),
+            seat: Arc::default(),
+        }
     }
 }
 
+impl MemoryHot {
+    /// Waits until every stream has ended: what a dead process had sent is applied or lost.
+    pub(super) async fn deserted(&self) {
+        let mut open = self.open.subscribe();
+        open.wait_for(|open| *open == 0).await.unwrap();
+    }
+
+    /// Answers one stream until its caller goes, another one takes its seat, or it has had its batches.
+    async fn serve(self, mut requests: ReceiverStream<pb::ApplyUpdatesRequest>, answers: Reply) {
+        let mut stuck = self.stuck.subscribe();
+        let (mut seen, mut batches, mut ours) = (HashSet::new(), 0, 0);
+        while let Some(request) = requests.next().await {
+            let step = match request.step.unwrap() {
+                pb::apply_updates_request::Step::Hello(hello) => {
+                    let mut seat = self.seat.lock().unwrap();
+                    if hello.generation < seat.generation {
+                        return;
+                    }
+                    ours = seat.stream + 1;
+                    *seat = Seat { generation: hello.generation, stream: ours };
+                    pb::apply_updates_response::Step::Versions(versions(&self.held, &hello))
+                }
+                pb::apply_updates_request::Step::Batch(batch) => {
+                    tokio::select! {
+                        biased;
+                        () = answers.closed() => return,
+                        _ = stuck.wait_for(|stuck| !stuck) => {}
+                    }
+                    let seat = self.seat.lock().unwrap();
+                    if seat.stream != ours {
+                        return;
+                    }
+                    batches += 1;
+                    let sequence = batch.sequence;
+                    apply(&self.held, batch, &mut seen);
+                    if self.batches_per_stream.is_some_and(|limit| batches > limit) {
+                        return; // Applied, but the answer is lost.
+                    }
+                    pb::apply_updates_response::Step::Ack(pb::UpdateAck { sequence })
+                }
+            };
+            if answers.send(Ok(pb::ApplyUpdatesResponse { step: Some(step) })).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+type Reply = mpsc::Sender<Result<pb::ApplyUpdatesResponse, Status>>;
+
 #[async_trait]
 impl HotConnector for MemoryHot {
-    async fn open(&self, mut requests: ReceiverStream<pb::ApplyUpdatesRequest>) -> Result<Answers, Status> {
+    async fn open(&self, requests: ReceiverStream<pb::ApplyUpdatesRequest>) -> Result<Answers, Status> {
         let (answers, queue) = mpsc::channel(4);
-        let (held, limit) = (self.held.clone(), self.batches_per_stream);
-        let mut stuck = self.stuck.subscribe();
+        let hot = self.clone();
+        self.open.send_modify(|open| *open += 1);
         tokio::spawn(async move {
-            let mut seen = HashSet::new();
-            let mut batches = 0;
-            while let Some(request) = requests.next().await {
-                let step = match request.step.unwrap() {
-                    pb::apply_updates_request::Step::Hello(hello) => {
-                        pb::apply_updates_response::Step::Versions(versions(&held, &hello))
-                    }
-                    pb::apply_updates_request::Step::Batch(batch) => {
-                        let _ = stuck.wait_for(|stuck| !stuck).await;
-                        if answers.is_closed() {
-                            return;
-                        }
-                        batches += 1;
-                        let sequence = batch.sequence;
-                        apply(&held, batch, &mut seen);
-                        if limit.is_some_and(|limit| batches > limit) {
-                            return; // Applied, but the answer is lost.
-                        }
-                        pb::apply_updates_response::Step::Ack(pb::UpdateAck { sequence })
-                    }
-                };
-                if answers.send(Ok(pb::ApplyUpdatesResponse { step: Some(step) })).await.is_err() {
-                    return;
-                }
-            }
+            let open = hot.open.clone();
+            hot.serve(requests, answers).await;
+            open.send_modify(|open| *open -= 1);
         });
         Ok(ReceiverStream::new(queue).boxed())
     }
