@@ -134,7 +134,7 @@ pub const CONCURRENT_STREAMS: u32 = 1_000;
 pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 /// HTTP/2 window of one stream.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// HTTP/2 window of one connection.
+/// HTTP/2 window of one connection, at most.
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Bytes of the headers of one request: JDBC clients send more than 8 KiB.
 pub const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
@@ -154,5 +154,24 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 /// Time after that in which open calls may end by themselves; then they end with UNAVAILABLE and RetryInfo.
 pub const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(30 * 60);
-/// Time for a TLS handshake: a peer that says nothing holds no connection.
-pub const TLS_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time from the beginning of a connection, its TLS handshake included, to its first call with a valid credential: then it
+/// gets GOAWAY, so that nobody holds a place without one. A client that calls later connects again by itself.
+pub const FIRST_CALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time without an authenticated call after which a connection gets GOAWAY: answers to pings hold no place for ever.
+pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Calls without a credential (health) at once on one connection: a probe has one.
+pub const PUBLIC_CALLS_PER_CONNECTION: usize = 4;
+/// Time for such a call: its request is a name, its answer a number.
+pub const PUBLIC_CALL_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time in which a client must take something of an answer that waits for it; then the call ends, or the connection where
+/// the operating system takes no more bytes either.
+pub const ANSWER_UNREAD_MAX: Duration = Duration::from_secs(60);
+/// Bytes of answers that clients have not taken, over all connections; a tenant may have as many as are still free, one
+/// principal a quarter of all. Beyond that the call that wants to send more ends.
+pub const UNREAD_BYTES_MAX: usize = 512 << 20;
+/// Bytes that clients may send before handlers have taken them, over all connections and shared in the same way. A
+/// connection begins with 64 KiB, which are not counted, and gets more when it uses it.
+pub const RECEIVE_WINDOWS_BYTES_MAX: usize = 256 << 20;
+/// Bytes of requests and answers that streams keep while others wait before them, over all connections and shared in the
+/// same way. Beyond that a stream takes one request after the other.
+pub const WAITING_BYTES_MAX: usize = 256 << 20;

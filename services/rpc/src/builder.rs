@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::connections::{self, Ending};
+use crate::connections::{self, Ending, Shares};
 use crate::health::Board;
 use crate::methods::Methods;
 use crate::{InternalChannel, Mount, StartError, descriptors, layers, meters, tls};
@@ -31,6 +31,10 @@ pub struct ServerOptions {
     pub tls: Option<TlsFiles>,
     /// Lets the server listen on other addresses without TLS: the operator says that something else protects the line.
     pub insecure_plaintext: bool,
+    /// Connections from one address; 0 for half of all. Behind a proxy, all come from its address.
+    pub connections_per_address: usize,
+    /// Connections of one principal; 0 for a quarter of all.
+    pub connections_per_principal: usize,
 }
 
 /// PEM files of the server's identity.
@@ -105,7 +109,11 @@ impl ServerBuilder {
         let inside = self.internal.ending();
         tokio::spawn(connections::take_internal(self.connections, calls, stack.clone(), inside.clone()));
         let (ending, tasks) = (Ending::default(), TaskTracker::new());
-        tasks.spawn(connections::take_tcp(listener, tls, stack, ending.clone(), tasks.clone()));
+        let shares = Shares {
+            per_address: self.options.connections_per_address,
+            per_principal: self.options.connections_per_principal,
+        };
+        tasks.spawn(connections::take_tcp(listener, shares, tls, stack, ending.clone(), tasks.clone()));
         tracing::info!(%addr, "serving gRPC");
         Ok(ServerHandle { addr, draining: self.draining, board, ending, inside, tasks, drained: false })
     }

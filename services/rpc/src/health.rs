@@ -18,6 +18,9 @@ use crate::{Mount, status};
 /// What each method needs.
 const PERMISSIONS: &[(&str, Permission)] = &[("Check", Permission::Public), ("Watch", Permission::Authenticated)];
 
+/// Bytes of a request: the name of a service. Whoever has no credential can send one.
+const REQUEST_BYTES_MAX: usize = 1 << 10;
+
 /// The state of every service; the empty name stands for the server.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
@@ -46,7 +49,7 @@ impl Board {
     }
 
     pub(crate) fn mount(&self) -> Mount {
-        Mount::new(HealthServer::new(self.clone()), PERMISSIONS)
+        Mount::new(HealthServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX), PERMISSIONS)
     }
 }
 

@@ -20,7 +20,7 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
-pub(crate) use attend::Line;
+pub(crate) use attend::{Line, closed};
 
 use crate::methods::Methods;
 
@@ -28,7 +28,7 @@ use crate::methods::Methods;
 pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// A layer's answer in the making.
-type Answer = futures::future::BoxFuture<'static, Result<Response<Body>, Infallible>>;
+pub(crate) type Answer = futures::future::BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Puts the layers around the routes. A request passes them from the first to the last, an answer the other way.
 pub(crate) fn stack(

@@ -12,6 +12,11 @@ pub(crate) fn describe() {
     );
     describe_counter!(
         "tidegauge_rpc_connections_refused_total",
-        "Connections closed at once because there were too many"
+        "Connections or their first call refused because there were too many of the address, the principal or the tenant"
     );
+    describe_counter!(
+        "tidegauge_rpc_connections_evicted_total",
+        "Connections without an authenticated call that were closed to make room for others"
+    );
+    describe_counter!("tidegauge_rpc_answers_unread_total", "Calls ended because their client did not read the answer");
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{Answer, layer};
+use crate::guest::Guest;
 use crate::{Guard, status};
 
 /// Time between two looks at the credential of an open call.
@@ -34,6 +36,8 @@ pub(crate) struct Line {
     pub(crate) internal: bool,
     /// Cancelled when open calls must end.
     pub(crate) ending: CancellationToken,
+    /// The connection, if it is one from outside.
+    pub(crate) guest: Option<Arc<Guest>>,
 }
 
 layer!(AttendLayer {}, Attend);
@@ -83,7 +87,8 @@ fn end_of(request: &Request<Body>) -> impl Future<Output = ServiceError> + Send 
     }
 }
 
-async fn closed(line: Option<Line>) -> ServiceError {
+/// Resolves when the calls of a connection must end, with the error that says so.
+pub(crate) async fn closed(line: Option<Line>) -> ServiceError {
     match line {
         Some(line) => line.ending.cancelled().await,
         None => std::future::pending().await,

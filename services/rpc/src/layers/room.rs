@@ -1,22 +1,21 @@
-//! Shares the server's room between those who call: places for calls, and memory for messages that have not arrived whole.
-//!
-//! A holder (a tenant, or a principal of several) may take no more than what is still free. Alone it gets half, two get a
-//! third each, and so on: whatever one holds, as much is left for the next, so that nobody can use up the room of others.
+//! Shares the server's room between those who call: connections, places for calls, and memory for messages that have not
+//! arrived whole.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
-use tidegauge_core::{ErrorKind, ServiceError, TenantId, TenantScope, limits};
+use tidegauge_core::{ErrorKind, ServiceError, TenantScope, limits};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::framing::Framing;
 use super::{Answer, Line, keep, layer};
+use crate::guest::Guest;
+use crate::share::{Holder, Room, Share};
 use crate::status;
 
 /// Bytes of an unfinished message that need no room, because the call's place stands for them.
@@ -37,84 +36,7 @@ impl Default for RoomLayer {
 
 impl RoomLayer {
     fn new(places: usize, bytes: usize) -> Self {
-        let room = |max| Arc::new(Room { max, held: Mutex::default() });
-        Self { places: room(places), bytes: room(bytes) }
-    }
-}
-
-/// Who holds room.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Holder {
-    Tenant(TenantId),
-    /// A principal of several tenants that chose none.
-    Principal(Arc<str>),
-    /// Callers of public methods.
-    Public,
-}
-
-impl Holder {
-    fn of(scope: Option<&TenantScope>) -> Self {
-        match scope {
-            None => Self::Public,
-            Some(scope) => match scope.tenants() {
-                Some([tenant]) => Self::Tenant(tenant.clone()),
-                _ => Self::Principal(Arc::clone(&scope.principal().name)),
-            },
-        }
-    }
-}
-
-/// Something limited that is shared.
-#[derive(Debug)]
-struct Room {
-    max: usize,
-    held: Mutex<Held>,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    total: usize,
-    by_holder: HashMap<Holder, usize>,
-}
-
-/// What one call holds; given back when it is dropped.
-#[derive(Debug)]
-struct Share {
-    room: Arc<Room>,
-    holder: Holder,
-    amount: usize,
-}
-
-impl Share {
-    fn nothing(room: &Arc<Room>, holder: &Holder) -> Self {
-        Self { room: Arc::clone(room), holder: holder.clone(), amount: 0 }
-    }
-
-    /// Holds this much from now on; `false`, and unchanged, if that is more than the holder may have.
-    fn hold(&mut self, amount: usize) -> bool {
-        if amount == self.amount {
-            return true;
-        }
-        let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = held.by_holder.get(&self.holder).copied().unwrap_or(0) - self.amount + amount;
-        let total = held.total - self.amount + amount;
-        // After it, no more than what is then still free.
-        if amount > self.amount && (total > self.room.max || own > (self.room.max - total).max(1)) {
-            return false;
-        }
-        held.total = total;
-        match own {
-            0 => drop(held.by_holder.remove(&self.holder)),
-            _ => drop(held.by_holder.insert(self.holder.clone(), own)),
-        }
-        self.amount = amount;
-        true
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.hold(0);
+        Self { places: Room::new(places), bytes: Room::new(bytes) }
     }
 }
 
@@ -124,14 +46,36 @@ where
     S::Future: Send + 'static,
 {
     fn answer(&mut self, request: Request<Body>) -> Answer {
-        if request.extensions().get::<Line>().is_some_and(|line| line.internal) {
+        let line = request.extensions().get::<Line>();
+        if line.is_some_and(|line| line.internal) {
             return Box::pin(self.inner.call(request));
         }
-        let holder = Holder::of(request.extensions().get::<TenantScope>());
+        let guest = line.and_then(|line| line.guest.clone());
+        let scope = request.extensions().get::<TenantScope>();
+        let holder = Holder::of(scope);
         // A probe must not find the server ill because strangers hold the public places with watches.
-        if holder == Holder::Public && request.uri().path() == HEALTH_CHECK {
-            return Box::pin(self.inner.call(request));
+        if holder == Holder::Public && is_health_check(&request) {
+            let open = guest.as_ref().map(Guest::enter_public);
+            if open.as_ref().is_some_and(Option::is_none) {
+                let error = overloaded("the connection asks for health more often than it waits for answers");
+                return Box::pin(async move { Ok(status(error).into_http()) });
+            }
+            let answer = tokio::time::timeout(limits::PUBLIC_CALL_TIME_MAX, self.inner.call(request));
+            return Box::pin(async move {
+                match answer.await {
+                    Ok(answer) => Ok(answer?.map(|body| keep::until_sent(body, open))),
+                    Err(_) => {
+                        let message = "the request did not arrive in time";
+                        let error = ServiceError::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", message);
+                        Ok(status(error).into_http())
+                    }
+                }
+            });
         }
+        let open = match guest.zip(scope).map(|(guest, scope)| guest.enter(scope)).transpose() {
+            Ok(open) => open,
+            Err(error) => return Box::pin(async move { Ok(status(error).into_http()) }),
+        };
         let mut place = Share::nothing(&self.layer.places, &holder);
         if !place.hold(1) {
             let error = overloaded("the tenant has as many calls in flight as the others leave places");
@@ -140,8 +84,13 @@ where
         let share = Share::nothing(&self.layer.bytes, &holder);
         let request = request.map(|body| Body::new(Arriving { inner: Some(body), framing: Framing::default(), share }));
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| keep::until_sent(body, place))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| keep::until_sent(body, (place, open)))) })
     }
+}
+
+/// Whether a request asks for health, which needs no credential.
+pub(super) fn is_health_check(request: &Request<Body>) -> bool {
+    request.uri().path() == HEALTH_CHECK
 }
 
 fn overloaded(message: &'static str) -> ServiceError {
@@ -194,47 +143,12 @@ mod tests {
 
     use futures::StreamExt as _;
     use http_body_util::{BodyExt as _, Full, StreamBody};
-    use tidegauge_core::Principal;
     use tidegauge_core::scope::Role;
+    use tidegauge_core::{Principal, TenantId};
     use tonic::Code;
     use tower::{Layer as _, Service as _};
 
     use super::*;
-
-    fn tenant(name: &str) -> Holder {
-        Holder::Tenant(TenantId::parse(name).expect("a tenant"))
-    }
-
-    /// Alone a holder gets half, then each other one still gets a share; what is given back can be taken again.
-    #[test]
-    fn nobody_uses_up_the_room_of_others() {
-        let room = Arc::new(Room { max: 120, held: Mutex::default() });
-        let most = |name: &str| {
-            let mut share = Share::nothing(&room, &tenant(name));
-            let most = (0..=120).rev().find(|amount| share.hold(*amount));
-            (share, most)
-        };
-        let (first, most_first) = most("first");
-        assert_eq!(most_first, Some(60));
-        let (second, most_second) = most("second");
-        assert_eq!(most_second, Some(30));
-        assert_eq!(most("first").1, Some(0), "the share counts over all calls of the holder");
-        drop(first);
-        assert_eq!(most("first").1, Some(45));
-        drop(second);
-        let held = room.held.lock().expect("no holder panics");
-        assert_eq!((held.total, held.by_holder.len()), (0, 0));
-    }
-
-    /// Even the last place goes to a holder that has none.
-    #[test]
-    fn the_last_place_is_for_who_has_none() {
-        let room = Arc::new(Room { max: 2, held: Mutex::default() });
-        let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| Share::nothing(&room, &tenant(name)));
-        assert!(a.hold(1) && b.hold(1) && !c.hold(1));
-        drop(a);
-        assert!(c.hold(1));
-    }
 
     fn request(tenant: &str, frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Request<Body> {
         let tenant = TenantId::parse(tenant).expect("a tenant");
