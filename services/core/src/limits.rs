@@ -144,7 +144,8 @@ pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// Calls in flight over all connections, long streams included; further ones are refused with RESOURCE_EXHAUSTED.
 pub const CALLS_IN_FLIGHT_MAX: usize = 16_384;
-/// Bytes of request messages that have not arrived whole, over all calls; a tenant may have as many as are still free.
+/// Bytes of request messages that have not arrived whole, over all calls; a tenant may have as many as are still free, one
+/// principal a quarter of all.
 pub const UNFINISHED_BYTES_MAX: usize = 512 << 20;
 /// Silence on a connection after which the server asks whether the other side still lives.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -168,7 +169,7 @@ pub const PUBLIC_CALL_TIME_MAX: Duration = Duration::from_secs(2);
 pub const ANSWER_UNREAD_MAX: Duration = Duration::from_secs(60);
 /// Bytes of answers that clients have not taken, over all connections; a tenant may have as many as are still free, one
 /// principal a quarter of all. Beyond that the call that wants to send more ends.
-pub const UNREAD_BYTES_MAX: usize = 512 << 20;
+pub const UNREAD_BYTES_MAX: usize = 256 << 20;
 /// Bytes that clients may send before handlers have taken them, over all connections and shared in the same way. A
 /// connection begins with 64 KiB, which are not counted, and gets more when it uses it.
 pub const RECEIVE_WINDOWS_BYTES_MAX: usize = 256 << 20;

@@ -7,7 +7,7 @@ use tidegauge_core::{ErrorKind, ServiceError};
 use tidegauge_proto::ingest::v1::{PublishResponse, PublishStreamResponse};
 use tidegauge_proto::raw::v1::ingest_service_server::IngestService;
 use tidegauge_proto::raw::{RawPublishRequest, RawPublishStreamRequest};
-use tidegauge_rpc::{Guard, scope, status};
+use tidegauge_rpc::{Guard, Kept, scope, status};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::decide::order::KeptOrder;
@@ -61,8 +61,8 @@ impl IngestService for Service {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         self.take_work()?;
         let tenant = scope(&request)?.one().map_err(status)?;
-        let guard = Guard::of(&request);
-        let pipeline = Pipeline::new(self.publisher.clone(), tenant, guard, request.into_inner());
+        let (guard, kept) = (Guard::of(&request), Kept::of(&request));
+        let pipeline = Pipeline::new(self.publisher.clone(), tenant, guard, kept, request.into_inner());
         Ok(Response::new(Box::pin(pipeline.answers())))
     }
 }

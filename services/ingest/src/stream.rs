@@ -3,23 +3,28 @@
 use std::future::ready;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, Stream, StreamExt as _};
 use futures::{FutureExt as _, poll};
 use tidegauge_core::ids::Producer;
-use tidegauge_core::{ScopedTenant, ServiceError};
+use tidegauge_core::{ErrorKind, ScopedTenant, ServiceError};
 use tidegauge_proto::ingest::v1::publish_stream_response::Outcome;
 use tidegauge_proto::ingest::v1::{PublishResponse, PublishStreamResponse, RequestError};
 use tidegauge_proto::raw::{RawPublishStreamRequest, RequestView};
-use tidegauge_rpc::{Guard, status};
+use tidegauge_rpc::{Guard, Kept, status};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, Streaming};
 
 use crate::decide::order::KeptOrder;
 use crate::decide::request::malformed;
+use crate::meters::Meters;
 use crate::publisher::{Admitted, Publisher, Seen, for_now};
 use crate::service::draining;
+
+/// Time after which to send again what did not fit beside what the principal's streams keep.
+const KEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A request that is being made durable, or is answered already.
 struct Flight {
@@ -45,6 +50,8 @@ pub(crate) struct Pipeline {
     requests: Streaming<RawPublishStreamRequest>,
     in_flight: FuturesOrdered<BoxFuture<'static, Flight>>,
     bytes_in_flight: usize,
+    /// These bytes, charged to the principal: a caller that reads no answers must not fill the memory with many streams.
+    kept: Kept,
     order: KeptOrder,
     /// A kept producer's request that waits until everything before it is durable.
     held: Option<(Seen, Admitted)>,
@@ -57,6 +64,7 @@ impl Pipeline {
         publisher: Arc<Publisher>,
         tenant: ScopedTenant,
         guard: Guard,
+        kept: Kept,
         requests: Streaming<RawPublishStreamRequest>,
     ) -> Self {
         let token = publisher.in_flight.token();
@@ -67,6 +75,7 @@ impl Pipeline {
             requests,
             in_flight: FuturesOrdered::new(),
             bytes_in_flight: 0,
+            kept,
             order: KeptOrder::default(),
             held: None,
             ending: None,
@@ -150,6 +159,12 @@ impl Pipeline {
 
     async fn start(&mut self, seen: Seen, admitted: Admitted) {
         let bytes = admitted.bytes();
+        if !self.kept.hold(self.bytes_in_flight + bytes) {
+            let message = "the principal's streams keep as many requests and unread answers as they may";
+            let error = ServiceError::new(ErrorKind::ResourceExhausted, "OVERLOADED", message);
+            Meters::refused(error.reason);
+            return self.answer(seen, Err(error.retry_after(KEPT_RETRY)));
+        }
         self.bytes_in_flight += bytes;
         let flight = self.publisher.append(admitted).map(move |result| Flight { seen, bytes, noted: false, result });
         let mut flight = flight.boxed();
@@ -175,6 +190,8 @@ impl Pipeline {
 
     fn land(&mut self, flight: Flight) -> PublishStreamResponse {
         self.bytes_in_flight -= flight.bytes;
+        // Less is always given.
+        self.kept.hold(self.bytes_in_flight);
         if !flight.noted {
             self.note(flight.seen, &flight.result);
         }

@@ -73,6 +73,11 @@ impl Guard {
         self.inner.as_ref().is_some_and(|inner| inner.grant.is_service())
     }
 
+    /// Whose credential it is.
+    pub(crate) fn principal(&self) -> Option<&Arc<str>> {
+        self.inner.as_ref().map(|inner| &inner.grant.principal.name)
+    }
+
     pub(crate) fn decide(&self) -> Result<(), ServiceError> {
         let Some(inner) = &self.inner else {
             return Err(tidegauge_auth::Denied::Missing.into());

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tidegauge_core::{ErrorKind, ServiceError, TenantScope, limits};
+use tidegauge_core::{ErrorKind, ServiceError, limits};
 use tonic::Request;
 
 use crate::doors::Visit;
@@ -113,9 +113,9 @@ impl Guest {
     ///
     /// # Errors
     /// When it is the first of its connection and its principal or tenant has as many connections as it may have.
-    pub(crate) fn enter(self: &Arc<Self>, scope: &TenantScope) -> Result<Open, ServiceError> {
+    pub(crate) fn enter(self: &Arc<Self>, holder: &Holder, principal: &Arc<str>) -> Result<Open, ServiceError> {
         if self.owner.get().is_none() {
-            self.admit(scope)?;
+            self.admit(holder.clone(), Arc::clone(principal))?;
         }
         self.open.fetch_add(1, Ordering::AcqRel);
         self.begun.fetch_add(1, Ordering::AcqRel);
@@ -128,12 +128,11 @@ impl Guest {
         (self.public.fetch_add(1, Ordering::AcqRel) < limits::PUBLIC_CALLS_PER_CONNECTION).then_some(open)
     }
 
-    fn admit(&self, scope: &TenantScope) -> Result<(), ServiceError> {
+    fn admit(&self, holder: Holder, principal: Arc<str>) -> Result<(), ServiceError> {
         let _one = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         if self.owner.get().is_some() {
             return Ok(());
         }
-        let (holder, principal) = (Holder::of(Some(scope)), Arc::clone(&scope.principal().name));
         let mut connection = Share::nothing_of(&self.house.connections, &holder, &principal);
         if !connection.hold(1) || !self.visit.know() {
             metrics::counter!("tidegauge_rpc_connections_refused_total").increment(1);
@@ -235,8 +234,8 @@ fn needed(unread: usize) -> usize {
 
 /// What a handler keeps for a call beyond its answer: requests of a stream that wait, and answers that wait behind them.
 ///
-/// A handler that takes requests while others wait says how much it keeps, and pauses where its principal may not keep
-/// more.
+/// A handler that takes requests while others wait says how much it keeps, and refuses for now what its principal may not
+/// keep. A little of each call is free.
 #[derive(Debug)]
 pub struct Kept {
     /// None for calls from inside, which are not charged.
@@ -252,23 +251,19 @@ impl Kept {
 
     /// Keeps this much from now on; `false`, and unchanged, if that is more than the principal may have.
     pub fn hold(&mut self, bytes: usize) -> bool {
-        self.share.as_mut().is_none_or(|share| share.hold(bytes.div_ceil(STEP) * STEP))
+        self.share.as_mut().is_none_or(|share| share.hold(needed(bytes)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tidegauge_core::scope::Role;
-    use tidegauge_core::{Principal, TenantId};
+    use tidegauge_core::TenantId;
 
     use super::*;
     use crate::doors::{DoorLimits, Doors};
 
-    fn scope(tenant: &str, name: &str) -> TenantScope {
-        let principal = Principal { name: name.into(), role: Role::Writer };
-        let tenant = TenantId::parse(tenant).expect("a tenant");
-        #[expect(clippy::disallowed_methods, reason = "the test stands for the interceptor")]
-        TenantScope::granted(principal, vec![tenant]).expect("a scope")
+    fn enter(guest: &Arc<Guest>, name: &str) -> Result<Open, ServiceError> {
+        guest.enter(&Holder::Tenant(TenantId::parse("t").expect("a tenant")), &name.into())
     }
 
     fn guests(connections: usize, per_principal: usize) -> impl FnMut() -> Arc<Guest> {
@@ -283,17 +278,17 @@ mod tests {
     fn connections_are_counted_by_principal() {
         let mut next = guests(100, 2);
         let (first, second, third) = (next(), next(), next());
-        drop(first.enter(&scope("t", "ann")).expect("the first"));
-        let open = second.enter(&scope("t", "ann")).expect("the second");
-        drop(second.enter(&scope("t", "bob")).expect("it has its owner"));
+        drop(enter(&first, "ann").expect("the first"));
+        let open = enter(&second, "ann").expect("the second");
+        drop(enter(&second, "bob").expect("it has its owner"));
         assert_eq!(second.calls(), (1, 2));
-        let refused = third.enter(&scope("t", "ann")).expect_err("one too many");
+        let refused = enter(&third, "ann").expect_err("one too many");
         assert_eq!((refused.kind, refused.reason), (ErrorKind::ResourceExhausted, "TOO_MANY_CONNECTIONS"));
         assert!(!third.is_known());
-        third.enter(&scope("t", "bob")).expect("another principal");
+        enter(&third, "bob").expect("another principal");
         drop((first, open));
         let fourth = next();
-        fourth.enter(&scope("t", "ann")).expect("there is room again");
+        enter(&fourth, "ann").expect("there is room again");
         assert!(fourth.is_known());
     }
 
@@ -304,14 +299,14 @@ mod tests {
         let mut next = guests(100, 100);
         let open: Vec<_> = (0..3).map(|_| next()).collect();
         for guest in &open {
-            drop(guest.enter(&scope("t", "ann")).expect("room"));
+            drop(enter(guest, "ann").expect("room"));
         }
         let most = limits::UNREAD_BYTES_MAX / PRINCIPAL_SHARE;
         assert!(open[0].charge_unread(most) && !open[1].charge_unread(UNREAD_FREE + STEP + 1));
         assert!(open[1].charge_unread(UNREAD_FREE), "what is free is free");
         open[1].release_unread(UNREAD_FREE);
         let other = next();
-        drop(other.enter(&scope("t", "bob")).expect("room"));
+        drop(enter(&other, "bob").expect("room"));
         assert!(other.charge_unread(most / 2), "another principal of the tenant");
         open[0].release_unread(most);
         assert!(open[2].charge_unread(most));
@@ -319,6 +314,27 @@ mod tests {
         other.release_unread(most / 2);
         assert!(open[0].house.unread.is_empty());
         assert!(!next().charge_unread(UNREAD_FREE + 1), "a stranger has only what is free");
+    }
+
+    /// What streams keep counts over all connections of the principal, and is given back; calls from inside are not counted.
+    #[test]
+    fn what_streams_keep_is_counted_by_principal() {
+        let mut next = guests(10, 10);
+        let kept = |guest: Option<Arc<Guest>>| {
+            let mut request = Request::new(());
+            let internal = guest.is_none();
+            request.extensions_mut().insert(Line { peer: None, internal, ending: Default::default(), guest });
+            Kept::of(&request)
+        };
+        let (first, second) = (next(), next());
+        for guest in [&first, &second] {
+            drop(enter(guest, "ann").expect("room"));
+        }
+        let most = limits::WAITING_BYTES_MAX / PRINCIPAL_SHARE;
+        let (mut one, mut two) = (kept(Some(first)), kept(Some(second)));
+        assert!(one.hold(most - STEP) && two.hold(1) && !two.hold(STEP + UNREAD_FREE + 1) && two.hold(STEP));
+        assert!(one.hold(0) && two.hold(most));
+        assert!(kept(None).hold(usize::MAX / 2));
     }
 
     /// A connection has few public calls at once.

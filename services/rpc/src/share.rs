@@ -20,13 +20,11 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    pub(crate) fn of(scope: Option<&TenantScope>) -> Self {
-        match scope {
-            None => Self::Public,
-            Some(scope) => match scope.tenants() {
-                Some([tenant]) => Self::Tenant(tenant.clone()),
-                _ => Self::Principal(Arc::clone(&scope.principal().name)),
-            },
+    pub(crate) fn of(scope: Option<&TenantScope>, principal: Option<&Arc<str>>) -> Self {
+        match (scope.and_then(TenantScope::tenants), principal) {
+            (Some([tenant]), _) => Self::Tenant(tenant.clone()),
+            (_, Some(principal)) => Self::Principal(Arc::clone(principal)),
+            (_, None) => Self::Public,
         }
     }
 }

@@ -89,6 +89,14 @@ const BY_REASON: &[(&[&str], Advice)] = &[
         ],
         LESS,
     ),
+    (
+        &["ANSWERS_UNREAD"],
+        Do("read answers as they come, or leave fewer open at once: the server keeps few that nobody reads"),
+    ),
+    (
+        &["TOO_MANY_CONNECTIONS"],
+        Do("close connections that are not used, or raise server.connections_per_principal on the server"),
+    ),
     (&["TOO_MANY_WATCHERS"], Do("end another `tidegauge watch` of the tenant first")),
     (
         &["QUOTA_EXCEEDED"],

@@ -7,8 +7,7 @@ use futures::StreamExt as _;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tidegauge_core::scope::Role;
-use tidegauge_core::{Principal, TenantId, TenantScope};
+use tidegauge_core::TenantId;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
@@ -16,7 +15,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::guest::Open;
 use crate::layers::attend_only;
+use crate::share::Holder;
 
 /// Longest wait for an event that must come.
 const SOON: Duration = Duration::from_secs(20);
@@ -34,11 +35,9 @@ fn guest(unread: Duration) -> Arc<Guest> {
     Guest::new(House::with_time(10, 10, unread), visit)
 }
 
-fn scope() -> TenantScope {
-    let tenant = TenantId::parse("t").expect("a tenant");
-    let principal = Principal { name: "ann".into(), role: Role::Writer };
-    #[expect(clippy::disallowed_methods, reason = "the test stands for the interceptor")]
-    TenantScope::granted(principal, vec![tenant]).expect("a scope")
+fn enter(guest: &Arc<Guest>) -> Open {
+    let holder = Holder::Tenant(TenantId::parse("t").expect("a tenant"));
+    guest.enter(&holder, &"ann".into()).expect("room")
 }
 
 /// A server of one connection, over a pipe that holds so much.
@@ -135,7 +134,7 @@ async fn a_connection_without_a_call_ends() {
     }
     let mut served = serve_one(never_answers(), age, LONG, 1 << 16);
     served.near.write_all(BEGINNING).await.expect("room");
-    let call = served.guest.enter(&scope()).expect("room");
+    let call = enter(&served.guest);
     assert!(
         tokio::time::timeout(Duration::from_millis(300), &mut served.task).await.is_err(),
         "somebody calls over it, and it stays"
@@ -149,7 +148,7 @@ async fn a_connection_without_a_call_ends() {
 async fn a_connection_that_nobody_uses_ends() {
     let age = Age { look: Duration::from_millis(2), ..age() };
     let served = serve_one(never_answers(), age, LONG, 1 << 16);
-    drop(served.guest.enter(&scope()).expect("room"));
+    drop(enter(&served.guest));
     let (client, connection) = client(served.near, 1 << 16).await;
     soon(served.task).await.expect("the connection has ended");
     soon(connection).await.expect("no panic").expect("it was told to go");
@@ -162,7 +161,7 @@ async fn a_connection_that_nobody_uses_ends() {
 async fn an_answer_that_is_not_read_ends() {
     let served =
         serve_one(answers(vec![Bytes::from(vec![7; 500_000])], false), age(), Duration::from_millis(50), 1 << 20);
-    drop(served.guest.enter(&scope()).expect("room"));
+    drop(enter(&served.guest));
     let (mut client, _connection) = client(served.near, 1_000).await;
     let mut body = call(&mut client).await;
     let first = body.data().await.expect("data").expect("no error");
@@ -180,7 +179,7 @@ async fn a_slow_reader_gets_everything() {
     let time = Duration::from_millis(400);
     let chunks = vec![Bytes::from(vec![7; 20_000]); 3];
     let served = serve_one(answers(chunks, true), age(), time, 1 << 16);
-    drop(served.guest.enter(&scope()).expect("room"));
+    drop(enter(&served.guest));
     let (mut client, _connection) = client(served.near, 4_000).await;
     let mut body = call(&mut client).await;
     let mut got = 0;
@@ -200,7 +199,7 @@ async fn a_slow_reader_gets_everything() {
 #[tokio::test]
 async fn unread_bytes_have_a_limit() {
     let served = serve_one(answers(vec![Bytes::from(vec![7; 300_000])], true), age(), LONG, 1 << 20);
-    drop(served.guest.enter(&scope()).expect("room"));
+    drop(enter(&served.guest));
     let most = limits::UNREAD_BYTES_MAX / 4;
     assert!(served.guest.charge_unread(most));
     let (mut client, _connection) = client(served.near, 1 << 20).await;
@@ -221,7 +220,7 @@ async fn unread_bytes_have_a_limit() {
 async fn a_client_that_reads_nothing_is_dropped() {
     let age = Age { look: Duration::from_millis(5), ..age() };
     let mut served = serve_one(answers(vec![Bytes::from(vec![7; 20_000])], false), age, LONG, 1_000);
-    let _call = served.guest.enter(&scope()).expect("room");
+    let _call = enter(&served.guest);
     // A call with a window that takes the answer; the pipe does not.
     let mut request = BEGINNING.to_vec();
     request.extend([0, 0, 3, 1, 5, 0, 0, 0, 1, 0x83, 0x86, 0x84]);
@@ -241,14 +240,14 @@ async fn the_receive_window_grows_with_use() {
     let mut window = Window::new();
     let stranger = guest(LONG);
     assert_eq!(window.grow(&stranger), None);
-    drop(stranger.enter(&scope()).expect("room"));
+    drop(enter(&stranger));
     assert_eq!(window.grow(&stranger), Some(512 << 10));
     assert_eq!(window.grow(&stranger), None, "not used");
     stranger.note_consumed(1 << 20);
     assert_eq!(window.grow(&stranger), Some(1 << 20));
 
     let served = serve_one(attend_only(takes_all), age(), LONG, 1 << 16);
-    drop(served.guest.enter(&scope()).expect("room"));
+    drop(enter(&served.guest));
     let (mut client, _connection) = client(served.near, 1 << 16).await;
     let request = Request::post("http://test/x").body(()).expect("valid");
     let (answer, mut sending) = client.send_request(request, false).expect("open");

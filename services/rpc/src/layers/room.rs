@@ -16,12 +16,15 @@ use super::framing::Framing;
 use super::{Answer, Line, keep, layer};
 use crate::guest::Guest;
 use crate::share::{Holder, Room, Share};
-use crate::status;
+use crate::{Guard, status};
 
 /// Bytes of an unfinished message that need no room, because the call's place stands for them.
 const BYTES_FREE: usize = 64 << 10;
 /// Room is taken in steps, so that not every frame needs the lock.
 const BYTES_STEP: usize = 256 << 10;
+
+/// Share of the memory for unfinished messages that one principal may hold.
+const PRINCIPAL_SHARE: usize = 4;
 
 /// The short one of the public methods.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -36,7 +39,7 @@ impl Default for RoomLayer {
 
 impl RoomLayer {
     fn new(places: usize, bytes: usize) -> Self {
-        Self { places: Room::new(places), bytes: Room::new(bytes) }
+        Self { places: Room::new(places), bytes: Room::with_one(bytes, bytes / PRINCIPAL_SHARE) }
     }
 }
 
@@ -52,7 +55,10 @@ where
         }
         let guest = line.and_then(|line| line.guest.clone());
         let scope = request.extensions().get::<TenantScope>();
-        let holder = Holder::of(scope);
+        let guard = request.extensions().get::<Guard>();
+        // A credential without tenants has no scope, but somebody's it is.
+        let principal = scope.map(|scope| &scope.principal().name).or(guard.and_then(Guard::principal)).cloned();
+        let holder = Holder::of(scope, principal.as_ref());
         // A probe must not find the server ill because strangers hold the public places with watches.
         if holder == Holder::Public && is_health_check(&request) {
             let open = guest.as_ref().map(Guest::enter_public);
@@ -72,7 +78,8 @@ where
                 }
             });
         }
-        let open = match guest.zip(scope).map(|(guest, scope)| guest.enter(scope)).transpose() {
+        let entered = guest.zip(principal.as_ref()).map(|(guest, principal)| guest.enter(&holder, principal));
+        let open = match entered.transpose() {
             Ok(open) => open,
             Err(error) => return Box::pin(async move { Ok(status(error).into_http()) }),
         };
@@ -81,7 +88,11 @@ where
             let error = overloaded("the tenant has as many calls in flight as the others leave places");
             return Box::pin(async move { Ok(status(error).into_http()) });
         }
-        let share = Share::nothing(&self.layer.bytes, &holder);
+        let bytes = &self.layer.bytes;
+        let share = match &principal {
+            Some(principal) => Share::nothing_of(bytes, &holder, principal),
+            None => Share::nothing(bytes, &holder),
+        };
         let request = request.map(|body| Body::new(Arriving { inner: Some(body), framing: Framing::default(), share }));
         let answer = self.inner.call(request);
         Box::pin(async move { Ok(answer.await?.map(|body| keep::until_sent(body, (place, open)))) })

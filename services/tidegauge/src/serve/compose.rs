@@ -91,7 +91,12 @@ impl Running {
         let auth = AuthOptions { folder: root.auth(), rules: settings.auth.rules_file.0.clone() };
         let authenticator = Authenticator::open(auth, Arc::clone(&clock))?;
 
-        let options = ServerOptions { tls: tls(settings)?, insecure_plaintext: settings.server.insecure_plaintext };
+        let options = ServerOptions {
+            tls: tls(settings)?,
+            insecure_plaintext: settings.server.insecure_plaintext,
+            connections_per_address: settings.server.connections_per_address,
+            connections_per_principal: settings.server.connections_per_principal,
+        };
         let builder = ServerBuilder::new(options, Arc::new(authenticator), Arc::clone(&clock));
         let internal = builder.internal();
 

@@ -1,6 +1,6 @@
 //! The HTTP side: `/livez`, `/readyz`, `/metrics`.
 
-mod places;
+mod listener;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Doing as _, Outcome};
-use places::Places;
+use listener::Times;
 
 /// Time between two turns of the metrics' housekeeping.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -69,7 +69,7 @@ impl Http {
             .route("/metrics", get(move || std::future::ready(exposition(&metrics))));
         let until = ending.clone();
         let task = tokio::spawn(async move {
-            let serving = axum::serve(Places::bound(listener), app).with_graceful_shutdown(until.cancelled_owned());
+            let serving = listener::serve(listener, app, listener::CONNECTIONS_MAX, Times::default(), until);
             let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
             let keeping = async {
                 loop {
@@ -78,9 +78,7 @@ impl Http {
                 }
             };
             tokio::select! {
-                served = serving => if let Err(error) = served {
-                    tracing::error!(%error, "the HTTP server failed");
-                },
+                () = serving => {}
                 () = keeping => {}
             }
         });
@@ -178,23 +176,46 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err(), "the port is free");
     }
 
-    /// Connections that say nothing take places, and no more than there are: what is over is closed at once, and the
-    /// silent ones lose theirs.
+    /// Connections that say nothing, say it slowly or read nothing hold no place: each ends after its time, and before that
+    /// makes room for who comes later. A probe is answered in a house full of them.
     #[tokio::test]
-    async fn silent_connections_do_not_fill_the_house() {
+    async fn a_probe_is_answered_in_a_full_house() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let places = Places::new(listener, 2, Duration::from_millis(300));
-        let app = Router::new().route("/livez", get(|| async { "live\n" }));
-        let served = tokio::spawn(async move { axum::serve(places, app).await });
-        let silent = async || TcpStream::connect(address).await.expect("it listens");
-        let (mut first, mut second, mut third) = (silent().await, silent().await, silent().await);
-        let mut rest = Vec::new();
-        third.read_to_end(&mut rest).await.expect("closed");
-        for io in [&mut first, &mut second] {
-            io.read_to_end(&mut rest).await.expect("closed after its time");
+        let large = "x".repeat(16 << 20);
+        let app = Router::new().route("/livez", get(|| async { "live\n" })).route("/large", get(|| async { large }));
+        let (times, ending) = (Times { head: Duration::from_secs(20), ..Times::default() }, CancellationToken::new());
+        let served = tokio::spawn(listener::serve(listener, app.clone(), 8, times, ending.clone()));
+        let mut crowd = Vec::new();
+        for beginning in ["", "GET /livez HTTP/1.1\r\nHost: x\r\nA: ", "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            for _ in 0..20 {
+                let mut io = TcpStream::connect(address).await.expect("it listens");
+                io.write_all(beginning.as_bytes()).await.expect("open");
+                crowd.push(io);
+            }
+            let mut probe = TcpStream::connect(address).await.expect("it listens");
+            assert!(ask(&mut probe, "GET", "/livez").await.ends_with("live\n"));
         }
-        assert!(ask(&mut silent().await, "GET", "/livez").await.ends_with("live\n"));
+        ending.cancel();
+        served.abort();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let times = Times { head: Duration::from_millis(50), life: Duration::from_millis(100), last: Duration::ZERO };
+        let served = tokio::spawn(listener::serve(listener, app, 8, times, CancellationToken::new()));
+        for beginning in ["", "GET /livez HTTP/1.1\r\nHost: x\r\nA: ", "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let mut io = TcpStream::connect(address).await.expect("it listens");
+            io.write_all(beginning.as_bytes()).await.expect("open");
+            if beginning.contains("large") {
+                // Nothing is read until the connection has been dropped with what waits for it.
+                let gone = async { while io.write_all(b"GET /livez HTTP/1.1\r\n\r\n").await.is_ok() {} };
+                tokio::time::timeout(Duration::from_secs(20), gone).await.expect("dropped after its time");
+            } else {
+                let mut rest = Vec::new();
+                let closed = tokio::time::timeout(Duration::from_secs(20), io.read_to_end(&mut rest));
+                let _ = closed.await.expect("closed after its time");
+            }
+        }
         served.abort();
     }
 }

@@ -140,6 +140,10 @@ settings! {
         tls_certificate: OptionalPath = OptionalPath::default();
         /// Private key (PEM) of the certificate
         tls_key: OptionalPath = OptionalPath::default();
+        /// Connections from one address; 0 for half of all. Raise it where a proxy or sidecar makes many connections
+        connections_per_address: usize = 0;
+        /// Connections of one principal; 0 for a quarter of all
+        connections_per_principal: usize = 0;
         /// Threads that serve; 0 for one a core
         threads: usize = 0;
     }
