@@ -9,6 +9,7 @@ mod flight;
 mod hot;
 mod kill;
 mod load;
+mod peers;
 mod publish;
 mod reload;
 mod rules;
