@@ -174,5 +174,5 @@ pub const UNREAD_BYTES_MAX: usize = 256 << 20;
 /// connection begins with 64 KiB, which are not counted, and gets more when it uses it.
 pub const RECEIVE_WINDOWS_BYTES_MAX: usize = 256 << 20;
 /// Bytes of requests and answers that streams keep while others wait before them, over all connections and shared in the
-/// same way. Beyond that a stream takes one request after the other.
+/// same way. Beyond that requests are refused for now.
 pub const WAITING_BYTES_MAX: usize = 256 << 20;
