@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegauge_auth::Authenticator;
 use tidegauge_core::Permission;
 use tidegauge_core::clock::Clock;
+use tidegauge_core::limits;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -31,6 +32,9 @@ pub struct ServerOptions {
     pub tls: Option<TlsFiles>,
     /// Lets the server listen on other addresses without TLS: the operator says that something else protects the line.
     pub insecure_plaintext: bool,
+    /// Connections open at once; [`limits::CONNECTIONS_MAX`] if not given, and never more. It is the server's share of the
+    /// files that the process may open ([`tidegauge_core::descriptors`]).
+    pub connections_max: Option<usize>,
 }
 
 /// PEM files of the server's identity.
@@ -105,7 +109,8 @@ impl ServerBuilder {
         let inside = self.internal.ending();
         tokio::spawn(connections::take_internal(self.connections, calls, stack.clone(), inside.clone()));
         let (ending, tasks) = (Ending::default(), TaskTracker::new());
-        tasks.spawn(connections::take_tcp(listener, tls, stack, ending.clone(), tasks.clone()));
+        let connections_max = self.options.connections_max.unwrap_or(usize::MAX).min(limits::CONNECTIONS_MAX);
+        tasks.spawn(connections::take_tcp(listener, connections_max, tls, stack, ending.clone(), tasks.clone()));
         tracing::info!(%addr, "serving gRPC");
         Ok(ServerHandle { addr, draining: self.draining, board, ending, inside, tasks, drained: false })
     }

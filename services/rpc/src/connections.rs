@@ -1,6 +1,5 @@
 //! Takes connections and serves HTTP/2 on them.
 
-mod places;
 mod spoken;
 
 use std::net::SocketAddr;
@@ -67,15 +66,16 @@ impl Ending {
     }
 }
 
-/// Takes TCP connections until it is closing.
+/// Takes TCP connections, so many at once, until it is closing.
 pub(crate) async fn take_tcp(
     listener: TcpListener,
+    connections_max: usize,
     tls: Option<TlsAcceptor>,
     stack: Stack,
     ending: Ending,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(places::connections_max()));
+    let places = Arc::new(Semaphore::new(connections_max));
     loop {
         let (io, peer) = tokio::select! {
             biased;

@@ -49,6 +49,6 @@ async fn plaintext_and_broken_tls_stop_the_start() {
     let certificate = world.folder.path().join("certificate.pem");
     std::fs::write(&certificate, "not PEM").unwrap();
     let tls = Some(TlsFiles { certificate: certificate.clone(), key: certificate.clone() });
-    let broken = world.builder(ServerOptions { tls, insecure_plaintext: false }).serve(listener().await);
+    let broken = world.builder(ServerOptions { tls, ..ServerOptions::default() }).serve(listener().await);
     assert!(matches!(broken, Err(StartError::Tls { path, .. }) if path == certificate));
 }

@@ -24,7 +24,7 @@ fn data(name: &str) -> PathBuf {
 async fn calls_work_over_tls_only() {
     let world = World::new();
     let tls = Some(TlsFiles { certificate: data("server.pem"), key: data("server.key") });
-    let server = world.start_with(ServerOptions { tls, insecure_plaintext: false }).await;
+    let server = world.start_with(ServerOptions { tls, ..ServerOptions::default() }).await;
     let url = format!("https://localhost:{}", server.handle.local_addr().port());
     let ca = Certificate::from_pem(std::fs::read(data("ca.pem")).unwrap());
     let trusting = ClientTlsConfig::new().ca_certificate(ca);

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use crate::failure::{Doing as _, Outcome};
 use places::Places;
 
@@ -57,8 +58,8 @@ pub(super) fn recorder() -> Outcome<PrometheusHandle> {
 }
 
 impl Http {
-    /// Serves; not ready yet.
-    pub(super) fn start(listener: TcpListener, metrics: PrometheusHandle) -> Self {
+    /// Serves so many connections at once; not ready yet.
+    pub(super) fn start(listener: TcpListener, connections_max: usize, metrics: PrometheusHandle) -> Self {
         let ready = Arc::<Ready>::default();
         let ending = CancellationToken::new();
         let is_ready = Arc::clone(&ready);
@@ -69,12 +70,14 @@ impl Http {
             .route("/metrics", get(move || std::future::ready(exposition(&metrics))));
         let until = ending.clone();
         let task = tokio::spawn(async move {
-            let serving = axum::serve(Places::bound(listener), app).with_graceful_shutdown(until.cancelled_owned());
+            let serving = axum::serve(Places::bound(listener, connections_max), app)
+                .with_graceful_shutdown(until.cancelled_owned());
             let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
             let keeping = async {
                 loop {
                     turns.tick().await;
                     upkeep.run_upkeep();
+                    descriptors::count();
                 }
             };
             tokio::select! {
@@ -155,7 +158,7 @@ mod tests {
         recorder.register_counter(&"tidegauge_test_total".into(), &metadata).increment(7);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let http = Http::start(listener, recorder.handle());
+        let http = Http::start(listener, 256, recorder.handle());
         let get = async |verb: &str, path: &str| {
             ask(&mut TcpStream::connect(address).await.expect("it listens"), verb, path).await
         };
@@ -178,23 +181,22 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err(), "the port is free");
     }
 
-    /// Connections that say nothing take places, and no more than there are: what is over is closed at once, and the
-    /// silent ones lose theirs.
+    /// Connections that say nothing take places, and no more than there are: one more takes the place of the oldest, so that a
+    /// probe is always answered, and the silent ones lose theirs.
     #[tokio::test]
     async fn silent_connections_do_not_fill_the_house() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let places = Places::new(listener, 2, Duration::from_millis(300));
+        let places = Places::new(listener, 2, Duration::from_secs(2));
         let app = Router::new().route("/livez", get(|| async { "live\n" }));
         let served = tokio::spawn(async move { axum::serve(places, app).await });
         let silent = async || TcpStream::connect(address).await.expect("it listens");
         let (mut first, mut second, mut third) = (silent().await, silent().await, silent().await);
         let mut rest = Vec::new();
-        third.read_to_end(&mut rest).await.expect("closed");
-        for io in [&mut first, &mut second] {
-            io.read_to_end(&mut rest).await.expect("closed after its time");
-        }
+        first.read_to_end(&mut rest).await.expect("closed for the third");
         assert!(ask(&mut silent().await, "GET", "/livez").await.ends_with("live\n"));
+        second.read_to_end(&mut rest).await.expect("closed for the probe");
+        third.read_to_end(&mut rest).await.expect("closed after its time");
         served.abort();
     }
 }
