@@ -3,6 +3,7 @@
 mod cli;
 mod damage;
 mod demo;
+mod descriptors;
 mod disk;
 mod drain;
 mod flight;

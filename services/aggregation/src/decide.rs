@@ -6,7 +6,6 @@
 //! with [`Shard::collect_updates`].
 
 mod assign;
-mod clock;
 mod counters;
 mod cut;
 mod dead;
@@ -24,7 +23,6 @@ mod shard;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use clock::{SteadyClock, Step};
 pub use counters::Counters;
 pub use cut::{ApplyFailure, ApplyJob, Outbox, OutputHour, OutputRow};
 pub use dead::{DeadBatch, DeadLetter, DeadReason, split_events};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegauge_core::clock::Clock;
+use tidegauge_core::clock::SteadyClock;
 use tidegauge_core::limits;
 use tidegauge_core::scope::{Permission, SystemAuthority, TenantScope};
 use tidegauge_core::{ErrorKind, ServiceError, ShardId};
@@ -51,7 +51,7 @@ impl Aggregation {
         options: AggregationOptions,
         backends: Backends,
         hot: InternalChannel,
-        clock: Arc<dyn Clock>,
+        clock: Arc<SteadyClock>,
         authority: SystemAuthority,
     ) -> Result<AggregationHandle, StartError> {
         let connector = Arc::new(InternalHot { channel: hot, authority: authority.clone() });
@@ -62,7 +62,7 @@ impl Aggregation {
         options: AggregationOptions,
         backends: Backends,
         hot: Arc<dyn HotConnector>,
-        clock: Arc<dyn Clock>,
+        clock: Arc<SteadyClock>,
         authority: SystemAuthority,
     ) -> Result<AggregationHandle, StartError> {
         let settings = options.settings()?;
@@ -115,10 +115,16 @@ impl Workers {
             };
             // A worker that cannot answer is not quiescent, and its keys are missing.
             let answer = tokio::time::timeout(STATUS_TIME_MAX, ask).await.ok().flatten();
-            let (mut report, keys) = answer.unwrap_or_else(|| (worker.context.report(), Vec::new()));
+            let (mut report, mut keys) = answer.unwrap_or_else(|| (worker.context.report(), Vec::new()));
             // The log's own, whatever the worker does; a log that cannot tell says so by other means.
             if let Ok(log) = worker.context.backends.log.status(worker.context.shard).await {
                 (report.log_bytes, report.log_damage) = (log.bytes, log.damage);
+                report.log_unneeded_bytes = log.unneeded_bytes;
+                report.log_early_deleted_bytes = log.dropped_early_bytes;
+                for key in &mut keys {
+                    let found = log.unneeded_by_key.binary_search_by(|(known, _)| known.cmp(&key.key));
+                    key.log_unneeded_bytes = found.map_or(0, |at| log.unneeded_by_key[at].1);
+                }
             }
             (worker.context.shard, report, keys)
         });
@@ -230,6 +236,8 @@ fn message(status: Status) -> pb::GetStatusResponse {
         state_rows: report.state_rows,
         log_bytes: report.log_bytes,
         log_damaged_segments: report.log_damage.as_ref().map_or(0, |damage| damage.segments),
+        log_unneeded_bytes: report.log_unneeded_bytes,
+        log_early_deleted_bytes: report.log_early_deleted_bytes,
         log_damage: report.log_damage.map(|damage| damage.first).unwrap_or_default(),
         state: match report.state {
             WorkerState::Starting => pb::ShardState::Starting,
@@ -266,5 +274,6 @@ fn key_message(report: KeyReport) -> pb::KeyStatus {
         state_rows: report.state_rows,
         parked_objects: report.parked,
         stopped_because: report.stopped_because.unwrap_or_default(),
+        log_unneeded_bytes: report.log_unneeded_bytes,
     }
 }

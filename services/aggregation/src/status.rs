@@ -40,6 +40,10 @@ pub struct ShardReport {
     pub state_rows: u64,
     /// Log bytes kept.
     pub log_bytes: u64,
+    /// Of these, bytes that nothing needs any more.
+    pub log_unneeded_bytes: u64,
+    /// Log bytes deleted before their time because room was short, since the start.
+    pub log_early_deleted_bytes: u64,
     /// Damage that the log found in what it keeps.
     pub log_damage: Option<Damage>,
     /// Why the worker is not running; `None` while it is.
@@ -69,6 +73,8 @@ pub struct KeyReport {
     pub parked: Vec<String>,
     /// Why the key is stopped.
     pub stopped_because: Option<String>,
+    /// Bytes of the log that are kept of it although nothing needs them, about.
+    pub log_unneeded_bytes: u64,
 }
 
 /// Everything.

@@ -64,6 +64,13 @@ pub struct Facts {
     pub objects: Vec<Finding>,
 }
 
+impl Facts {
+    /// Records before the checkpoint that retention has removed from the log. It may remove what every checkpoint is beyond.
+    pub fn removed_records(&self) -> u64 {
+        self.ordinal.saturating_sub(self.log_records)
+    }
+}
+
 /// Something that does not add up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {

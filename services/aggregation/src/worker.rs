@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegauge_core::checkpoint::StoreError;
-use tidegauge_core::clock::Clock;
+use tidegauge_core::clock::SteadyClock;
 use tidegauge_core::scope::{SystemAuthority, TenantScope};
 use tidegauge_core::{Key, Ordinal, ShardId};
 use tidegauge_lake::apply::RowCache;
@@ -46,7 +46,7 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) backends: Backends,
     pub(crate) hot: Arc<dyn HotConnector>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<SteadyClock>,
     pub(crate) authority: SystemAuthority,
     pub(crate) crash: Arc<CrashCounter>,
     /// Decoded objects that the last epochs wrote.

@@ -1,7 +1,8 @@
 //! The words, limits, errors and backend contracts that every part of Tidegauge shares.
 //!
 //! This crate holds meaning, not machinery: validated names ([`TenantId`], [`MetricName`]), time and windows
-//! ([`time`]), events as columns ([`event`]), every limit with its reason ([`limits`]), the small set of error kinds
+//! ([`time`]), events as columns ([`event`]), every limit with its reason ([`limits`]),
+//! the budget of open files ([`descriptors`]), the small set of error kinds
 //! ([`error`]), the proof of authorization ([`scope`]) and the traits that backends implement ([`log`], [`hot`],
 //! [`checkpoint`], [`lake`]) with, behind the feature `conformance`, the test suite that each implementation must pass.
 //!
@@ -12,6 +13,7 @@ pub mod checkpoint;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod descriptors;
 pub mod error;
 pub mod event;
 pub mod hot;

@@ -49,6 +49,8 @@ pub const EVENT_TIME_MIN_NS: i64 = 946_684_800_000_000_000;
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of log between two checkpoints: bounds what a restart replays.
 pub const CHECKPOINT_LOG_BYTES: u64 = 128 << 20;
+/// Files of a shard's checkpoints that are read side by side: each is a descriptor, and the rest is read in a next round.
+pub const CHECKPOINT_FILES_AT_ONCE: usize = 33;
 /// Age at which what waits in a key is published.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(60);
 /// Objects that one shard writes a second, on average, while it is not pressed for memory.
@@ -67,6 +69,9 @@ pub const SERIES_PER_TENANT_MAX: usize = 100_000;
 pub const STATE_ROWS_MAX: usize = 1_000_000;
 /// Time for which the log keeps a record, if nothing needs it longer.
 pub const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Share of the disk, in percent, that one tenant may take with log that nothing needs any more: over it its segments are the
+/// first to go when room is short. Ten such tenants fill a disk; one leaves most of it to others.
+pub const LOG_TENANT_SHARE_PERCENT: u64 = 10;
 /// Bytes of one segment file of the log.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes of sealed segments of the log that a start reads and checks whole: a tenth of a second from the memory of the
@@ -140,7 +145,8 @@ pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 pub const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
 /// Time a drain may take before the process leaves anyway.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
-/// Connections open at once: each may hold buffers up to its HTTP/2 window.
+/// Connections open at once, at most: each may hold buffers up to its HTTP/2 window. Where the process may open few files it
+/// is less ([`crate::descriptors`]).
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// Calls in flight over all connections, long streams included; further ones are refused with RESOURCE_EXHAUSTED.
 pub const CALLS_IN_FLIGHT_MAX: usize = 16_384;

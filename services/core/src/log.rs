@@ -63,6 +63,12 @@ pub struct ShardStatus {
     pub end: Position,
     /// Bytes between a position and the end cannot be told by every backend; this is the size of what is kept.
     pub bytes: u64,
+    /// Bytes of it that nothing needs: kept for their time, unless room is short.
+    pub unneeded_bytes: u64,
+    /// Of these, about, by key: the keys that have most. A backend may not know.
+    pub unneeded_by_key: Vec<(Key, u64)>,
+    /// Bytes that were deleted before their time because room was short, since the log was opened.
+    pub dropped_early_bytes: u64,
     /// Damage that the log found by itself in what it keeps; `None` while it knows of none.
     pub damage: Option<Damage>,
 }
@@ -89,7 +95,7 @@ pub struct Damage {
 /// - `read` never returns a record that is not durable, nor one twice from the same position, and skips nothing: a
 ///   damaged record is [`StoreError::Corrupt`], a position that retention has passed is [`StoreError::NotFound`].
 /// - `acknowledge` is idempotent and monotonic per shard: records before the position may be deleted once they are
-///   older than the retention time. Nothing unacknowledged is ever deleted.
+///   older than the retention time, or when room is short. Nothing unacknowledged is ever deleted.
 #[async_trait]
 pub trait EventLog: Send + Sync + std::fmt::Debug + 'static {
     /// Number of shards; fixed while the log is open.

@@ -58,6 +58,8 @@ pub struct FileCheckpointStore {
     files: Arc<dyn StateFiles>,
     compaction: Compaction,
     shards: Mutex<HashMap<ShardId, Arc<ShardCell>>>,
+    /// Held while the data files of a shard are read, so that few are open at once.
+    reading: Arc<Mutex<()>>,
     /// Set when the store is dropped, so that merges stop.
     closing: Arc<AtomicBool>,
 }
@@ -91,7 +93,7 @@ impl FileCheckpointStore {
     pub fn with_files(dir: &Path, files: Arc<dyn StateFiles>, compaction: Compaction) -> Result<Self, StoreError> {
         files.create_dir(dir).map_err(|e| StoreError::io(format!("making {}", dir.display()), e))?;
         let closing = Arc::new(AtomicBool::new(false));
-        Ok(Self { dir: dir.to_owned(), files, compaction, shards: Mutex::default(), closing })
+        Ok(Self { dir: dir.to_owned(), files, compaction, shards: Mutex::default(), reading: Arc::default(), closing })
     }
 
     /// Where the checkpoints of shards `0..shards` stand on the log, without acquiring anything: the log must not end
@@ -108,7 +110,7 @@ impl FileCheckpointStore {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let cell = shards.entry(id).or_insert_with(|| {
             let dir = self.dir.join(format!("shard-{:04}", id.0));
-            let shard = Shard::new(id, dir, Arc::clone(&self.files));
+            let shard = Shard::new(id, dir, Arc::clone(&self.files), Arc::clone(&self.reading));
             Arc::new(ShardCell { shard: Mutex::new(shard), merge_ended: Condvar::new() })
         });
         Arc::clone(cell)
@@ -202,9 +204,9 @@ struct Merging {
 
 impl Merging {
     fn run(self) {
-        let (dir, files) = self.cell.lock().place();
+        let (dir, files, reading) = self.cell.lock().place();
         let go_on = || !self.closing.load(Ordering::Relaxed);
-        let outcome = shard::run_merge(&self.job, &dir, &*files, go_on);
+        let outcome = shard::run_merge(&self.job, &dir, &*files, &reading, go_on);
         self.cell.lock().end_merge(&self.job, outcome);
     }
 }

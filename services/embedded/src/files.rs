@@ -46,11 +46,23 @@ pub trait Files: Send + Sync + Debug + 'static {
     /// Removes a file. Handles that are open stay usable.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes the names in a directory durable.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Opens a directory, to make the names in it durable later. What a step needs to be confirmed is opened before it: where
+    /// no descriptor is left, nothing has happened yet.
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DirHandle>>;
+
+    /// Makes the names in a directory durable. Only where an error is no worse for the names having changed already.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
 
     /// Room on the disk that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space>;
+}
+
+/// An open directory.
+pub trait DirHandle: Send + Sync + Debug {
+    /// Makes the names in it durable.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file.
@@ -80,6 +92,14 @@ pub trait FileHandle: Send + Sync + Debug {
 
     /// Makes content and all metadata durable (`fsync`).
     fn sync_all(&self) -> io::Result<()>;
+}
+
+/// Whether no descriptor was free: the process's (EMFILE) or the machine's (ENFILE). It passes; nothing has happened.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    /// Linux and the BSDs agree on both.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 /// Reads until the buffer is full or the file ends; the number of bytes read.
@@ -131,6 +151,7 @@ pub fn write_vectored_full(file: &dyn FileHandle, mut pieces: &mut [IoSlice<'_>]
 /// Writes a small file whole or not at all: beside it first, then renamed, both durable on return.
 pub fn write_whole(files: &dyn Files, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
+    let dir = files.open_dir(path.parent().unwrap_or(Path::new(".")))?;
     match files.remove(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -139,5 +160,5 @@ pub fn write_whole(files: &dyn Files, path: &Path, bytes: &[u8]) -> io::Result<(
     write_full(&*file, bytes, 0)?;
     file.sync_all()?;
     files.rename(&beside, path)?;
-    files.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    dir.sync()
 }

@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use tidegauge_core::descriptors::DescriptorBudget;
 use tidegauge_core::hot::{CurrentValue, HotStore, KeyMeta, KeyUpdate, LiveSnapshot, StoreError};
 use tidegauge_core::ids::{Key, MetricName, ShardId};
 use tidegauge_core::scope::{ScopedTenant, SystemAuthority};
@@ -82,22 +83,35 @@ impl FjallHotStore {
         Self::open_with(dir, HotStoreOptions::default())
     }
 
+    /// Opens the store, which keeps so many files of its database open at most.
+    ///
+    /// # Errors
+    /// As [`FjallHotStore::open`].
+    pub fn open_within(dir: &Path, tables: usize) -> Result<Self, StoreError> {
+        Self::open_folding(dir, HotStoreOptions::default(), tables, |folder| Arc::new(Mutex::new(folder)))
+    }
+
     /// Opens the store with other settings.
     ///
     /// # Errors
     /// As [`FjallHotStore::open`].
     pub fn open_with(dir: &Path, options: HotStoreOptions) -> Result<Self, StoreError> {
-        Self::open_folding(dir, options, |folder| Arc::new(Mutex::new(folder)))
+        let tables = DescriptorBudget::default().hot_tables;
+        Self::open_folding(dir, options, tables, |folder| Arc::new(Mutex::new(folder)))
     }
 
     /// Opens the store with something around its fold.
     fn open_folding(
         dir: &Path,
         options: HotStoreOptions,
+        tables: usize,
         around: impl FnOnce(Folder) -> Arc<Mutex<dyn Fold>>,
     ) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::io(format!("making {}", dir.display()), e))?;
-        let builder = Database::builder(dir.join("db")).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS);
+        let builder = Database::builder(dir.join("db"))
+            .cache_size(CACHE_BYTES)
+            .max_cached_files(Some(tables))
+            .worker_threads(WORKER_THREADS);
         let db = builder.open().map_err(|error| open_error(dir, error))?;
         let items = db.keyspace("items", KeyspaceCreateOptions::default).map_err(|error| open_error(dir, error))?;
 

@@ -28,10 +28,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tidegauge_core::descriptors::DescriptorBudget;
 use tidegauge_core::lake::{Expected, LakeStore, ObjectMeta, ObjectVersion, PinnedObject, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use probe::{Probe, Step};
 
@@ -43,6 +46,49 @@ pub struct LocalLakeStore {
     root: Arc<PathBuf>,
     /// Absent in a store that only reads.
     writer: Option<Arc<Writer>>,
+    descriptors: Descriptors,
+}
+
+/// The descriptors that a store may use: everything waits for its own, so that none is taken from others.
+#[derive(Clone, Debug)]
+struct Descriptors {
+    /// Of operations that end by themselves.
+    operations: Arc<Semaphore>,
+    /// Of objects that a caller holds open, for as long as it likes.
+    objects: Arc<Semaphore>,
+}
+
+impl Descriptors {
+    /// At most so many at once: an object being written or deleted takes its file, its directory, and the file that it
+    /// replaces; a listing has a directory of each level open.
+    const PER_OPERATION: u32 = 3;
+    const PER_LISTING: u32 = 9;
+    /// How long a caller waits for others to close their objects. They may be waiting too, for objects of their own: then
+    /// somebody must give up.
+    const OBJECT_WAIT: Duration = Duration::from_secs(2);
+
+    fn of(budget: &DescriptorBudget) -> Self {
+        let operations = budget.lake_writes.max(Self::PER_LISTING as usize);
+        let (operations, objects) = (Semaphore::new(operations), Semaphore::new(budget.lake_objects.max(1)));
+        Self { operations: Arc::new(operations), objects: Arc::new(objects) }
+    }
+
+    async fn operation(&self, descriptors: u32) -> Result<OwnedSemaphorePermit, StoreError> {
+        Arc::clone(&self.operations).acquire_many_owned(descriptors).await.map_err(|_| closed())
+    }
+
+    async fn object(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let place = Arc::clone(&self.objects).acquire_owned();
+        match tokio::time::timeout(Self::OBJECT_WAIT, place).await {
+            Ok(place) => place.map_err(|_| closed()),
+            Err(_) => Err(StoreError::Unavailable("queries hold as many lake objects open as there may be".to_owned())),
+        }
+    }
+}
+
+/// Never: the semaphores are not closed.
+fn closed() -> StoreError {
+    StoreError::Unavailable("the lake is closed".to_owned())
 }
 
 impl LocalLakeStore {
@@ -55,6 +101,14 @@ impl LocalLakeStore {
         Self::open_probed(root, Arc::new(()))
     }
 
+    /// As [`LocalLakeStore::open`], within a budget of descriptors.
+    ///
+    /// # Errors
+    /// As [`LocalLakeStore::open`].
+    pub fn open_within(root: impl Into<PathBuf>, budget: &DescriptorBudget) -> Result<Self, StoreError> {
+        Ok(Self { descriptors: Descriptors::of(budget), ..Self::open(root)? })
+    }
+
     /// As [`LocalLakeStore::open`], with a probe before every step of a write; for tests of crashes and full disks.
     ///
     /// # Errors
@@ -62,13 +116,14 @@ impl LocalLakeStore {
     pub fn open_probed(root: impl Into<PathBuf>, probe: Arc<dyn Probe>) -> Result<Self, StoreError> {
         let root = Arc::new(root.into());
         let writer = Writer::open(root.clone(), probe)?;
-        Ok(Self { root, writer: Some(Arc::new(writer)) })
+        Ok(Self { root, writer: Some(Arc::new(writer)), descriptors: Descriptors::of(&DescriptorBudget::default()) })
     }
 
     /// Opens a lake that another process writes. Takes no lock and changes nothing; writes are
     /// [`StoreError::Invalid`]. The directory need not exist yet.
     pub fn open_reader(root: impl Into<PathBuf>) -> Self {
-        Self { root: Arc::new(root.into()), writer: None }
+        let descriptors = Descriptors::of(&DescriptorBudget::default());
+        Self { root: Arc::new(root.into()), writer: None, descriptors }
     }
 
     /// The directory.
@@ -89,7 +144,9 @@ impl LakeStore for LocalLakeStore {
         path::check(path)?;
         let file = self.root.join(path);
         let writer = self.writer.clone();
+        let place = self.descriptors.operation(Descriptors::PER_OPERATION).await?;
         blocking(move || {
+            let _place = place;
             if let (Some(writer), Some(directory)) = (writer, file.parent()) {
                 writer.make_durable(directory)?;
             }
@@ -106,28 +163,44 @@ impl LakeStore for LocalLakeStore {
     async fn open(&self, path: &str) -> Result<Option<Arc<dyn PinnedObject>>, StoreError> {
         path::check(path)?;
         let file = self.root.join(path);
+        let place = self.descriptors.object().await?;
         let opened = blocking(move || open_file(&file)).await?;
-        Ok(opened.map(|file| Arc::new(Pinned { file: Arc::new(file) }) as Arc<dyn PinnedObject>))
+        Ok(opened.map(|file| Arc::new(Pinned { file: Arc::new(file), _place: place }) as Arc<dyn PinnedObject>))
     }
 
     async fn replace(&self, path: &str, expected: &Expected, content: Bytes) -> Result<ObjectVersion, StoreError> {
         path::check(path)?;
         let writer = self.writer()?;
         let (path, expected) = (path.to_owned(), expected.clone());
-        blocking(move || writer.replace(&path, &expected, &content)).await
+        let place = self.descriptors.operation(Descriptors::PER_OPERATION).await?;
+        blocking(move || {
+            let _place = place;
+            writer.replace(&path, &expected, &content)
+        })
+        .await
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         path::check(path)?;
         let writer = self.writer()?;
         let path = path.to_owned();
-        blocking(move || writer.delete(&path)).await
+        let place = self.descriptors.operation(Descriptors::PER_OPERATION).await?;
+        blocking(move || {
+            let _place = place;
+            writer.delete(&path)
+        })
+        .await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
         path::check_prefix(prefix)?;
         let (root, prefix) = (self.root.clone(), prefix.to_owned());
-        blocking(move || list::objects(&root, &prefix)).await
+        let place = self.descriptors.operation(Descriptors::PER_LISTING).await?;
+        blocking(move || {
+            let _place = place;
+            list::objects(&root, &prefix)
+        })
+        .await
     }
 }
 
@@ -175,6 +248,7 @@ fn open_file(path: &Path) -> Result<Option<ObjectFile>, StoreError> {
 #[derive(Debug)]
 struct Pinned {
     file: Arc<ObjectFile>,
+    _place: OwnedSemaphorePermit,
 }
 
 #[async_trait]

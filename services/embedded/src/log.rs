@@ -20,9 +20,11 @@ mod options;
 mod queue;
 mod read;
 mod recovery;
+mod room;
 mod scrub;
 mod segment;
 mod shard;
+mod tally;
 mod window;
 mod writer;
 
@@ -34,18 +36,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidegauge_core::clock::Clock;
+use tidegauge_core::clock::{Clock, Steady};
 use tidegauge_core::limits::RECORD_BYTES_MAX;
 use tidegauge_core::log::{EventLog, NewRecord, Position, ReadBatch, ShardStatus, StoreError};
+use tidegauge_core::time::SECOND_NS;
 use tidegauge_core::{Key, ShardId};
 use tokio::sync::oneshot;
 
 use crate::files::Files;
 use fill::Filler;
 use queue::{Job, PendingRecord, Refusal};
+use room::Room;
 use scrub::{Ending, Scrub, Waiting};
 use segment::Sealed;
-use shard::Shard;
+use shard::{Place, Shard};
 use writer::{Active, Writer};
 
 pub use open::SHARDS_MAX;
@@ -74,8 +78,10 @@ impl EmbeddedLog {
         let now_ns = clock.wall_ns();
         open::prepare(&options, &*files, now_ns)?;
         let opened = open::open_shards(&options, &files, now_ns)?;
+        warn_of_the_future(&opened, now_ns);
         let sealed = (0..).map(ShardId).zip(&opened).flat_map(|(id, opened)| opened.sealed(id)).collect();
-        let unchecked = check::check_newest(&*files, sealed, options.start_check_bytes)?;
+        let mut checked = check::check_newest(&*files, sealed, options.start_check_bytes)?;
+        let room = Arc::new(Room::default());
         let options = Arc::new(options);
         // Before the channel: where a thread cannot be started, the filler must see its end before its thread is waited for.
         let mut log = Self {
@@ -96,17 +102,23 @@ impl EmbeddedLog {
         log.spawn("log-fill".to_owned(), move || filler.run())?;
         for (id, opened) in (0..).map(ShardId).zip(opened) {
             let dir = segment::shard_dir(&options.dir, id);
+            let mut opened = opened;
+            for segment in &mut opened.segments {
+                segment.tally = checked.tallies.remove(&(id, segment.base)).map(Arc::new);
+            }
             let (end, filled, last) = (opened.end, opened.filled, opened.segments.back().cloned());
-            let shard = Shard::new(id, dir, Arc::clone(&options), Arc::clone(&files), Arc::clone(&clock), opened);
-            let shard = Arc::new(shard);
+            let tally = std::mem::take(&mut opened.tally);
+            let place = Place { id, dir, options: Arc::clone(&options), room: Arc::clone(&room) };
+            let shard = Arc::new(Shard::new(place, Arc::clone(&files), Arc::clone(&clock), opened));
             log.shards.push(Arc::clone(&shard));
             if let Some((last, file)) = last.and_then(|last| Some((last.clone(), last.active?))) {
-                let active = Active::new(&shard, &last, file, filled, end);
+                let active = Active::new(&shard, &last, file, filled, end, tally);
                 let writer = Writer::new(shard, active, end, fill_sender.clone());
                 log.spawn(format!("log-{id}"), move || writer.run())?;
             }
         }
-        log.scrub(unchecked, files, clock, options.scrub_bytes_per_second)?;
+        room.of(&log.shards);
+        log.scrub(checked.left, files, clock, options.scrub_bytes_per_second)?;
         Ok(log)
     }
 
@@ -221,7 +233,12 @@ impl EmbeddedLog {
             let shard = self.shard(part.shard)?;
             let refused = match shard.full.load(Ordering::Acquire) {
                 // Asked before anything is queued, so that a refused call over several shards leaves nothing.
-                true => shard.check_reserve(*stored_bytes).err().map(StoreError::Full),
+                // Room that can be made is made by the writer.
+                true => shard
+                    .check_reserve(*stored_bytes)
+                    .err()
+                    .filter(|_| !shard.room.has_dispensable())
+                    .map(StoreError::Full),
                 false => None,
             };
             let refused = match refused {
@@ -404,11 +421,32 @@ impl EventLog for EmbeddedLog {
             return Err(StoreError::Invalid(what));
         }
         shard.acknowledge(upto);
-        if !shard.has_expired() {
+        shard.measure_unneeded();
+        let is_short = shard.room.is_short();
+        if !shard.has_expired() && !is_short {
             return Ok(());
         }
-        let deleted = tokio::task::spawn_blocking(move || shard.retain()).await;
+        let deleted = tokio::task::spawn_blocking(move || {
+            let retained = shard.retain();
+            shard.room.look_again(&shard);
+            retained
+        });
+        let deleted = deleted.await;
         deleted.map_err(|error| StoreError::Unavailable(format!("deleting was interrupted: {error}")))?
+    }
+}
+
+/// A start believes the wall clock, and tells where the log does not: it was written at a later time.
+fn warn_of_the_future(opened: &[shard::Opened], now_ns: i64) {
+    let newest_ns = opened.iter().filter_map(|opened| Some(opened.segments.back()?.created_ns)).max();
+    let behind_ns = newest_ns.map_or(0, |newest_ns| newest_ns.saturating_sub(now_ns));
+    if behind_ns > Steady::FOLLOWED_NS {
+        let behind_s = behind_ns / SECOND_NS;
+        tracing::warn!(
+            behind_s,
+            "the wall clock is behind the newest segment of the log: it is wrong now, or was when the segment was begun; live \
+             events may be too old for what was counted then"
+        );
     }
 }
 

@@ -11,6 +11,14 @@ pub fn describe() {
     describe_histogram!("tidegauge_log_sync_seconds", "Seconds that a sync to disk took, by shard");
     describe_gauge!("tidegauge_log_queue_bytes", "Bytes that wait to be written, by shard");
     describe_gauge!("tidegauge_log_kept_bytes", "Bytes of the log that are kept, by shard");
+    describe_gauge!(
+        "tidegauge_log_unneeded_bytes",
+        "Bytes of the log that are kept although every checkpoint is beyond them, by shard"
+    );
+    describe_counter!(
+        "tidegauge_log_early_deleted_bytes_total",
+        "Bytes of the log that nothing needed and that were deleted before their time because room was short, by shard"
+    );
     describe_counter!(
         "tidegauge_log_segments_deleted_total",
         "Segments deleted because nobody needs them any more, by shard"

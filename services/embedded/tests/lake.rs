@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tidegauge_core::conformance::lake::{self, Backend};
+use tidegauge_core::descriptors::DescriptorBudget;
 use tidegauge_core::lake::{Expected, LakeStore, StoreError};
 use tidegauge_embedded::lake_store::{LocalLakeStore, Probe, Step};
 
@@ -206,6 +207,50 @@ async fn a_kill_at_every_step_leaves_the_old_or_the_new() {
         let expected = found.map_or(Expected::Absent, |(_, version)| Expected::Version(version));
         store.replace(&first, &expected, content(3)).await.expect("the next process goes on");
     }
+}
+
+/// A directory that cannot be opened, as for want of a descriptor, refuses the write before anything has changed, and the
+/// same write is taken later; nothing aborts.
+#[tokio::test]
+async fn a_directory_that_cannot_be_opened_refuses() {
+    let folder = tempfile::tempdir().expect("folder");
+    let fault = Arc::new(Fault::default());
+    let store = LocalLakeStore::open_probed(folder.path(), fault.clone()).expect("opens");
+    let refuse = |refuses: bool| {
+        *fault.0.lock().expect("lock") = refuses.then_some((Step::OpenDirectory, "", Failure::Broken));
+    };
+    refuse(true);
+    let refused = store.replace(&path_of(0), &Expected::Absent, content(1)).await;
+    assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+    refuse(false);
+    let version = store.replace(&path_of(0), &Expected::Absent, content(1)).await.expect("creates");
+    let expected = Expected::Version(version);
+    refuse(true);
+    let refused = store.replace(&path_of(0), &expected, content(2)).await;
+    assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+    assert!(matches!(store.delete(&path_of(0)).await, Err(StoreError::Io { .. })));
+    refuse(false);
+    store.replace(&path_of(0), &expected, content(2)).await.expect("what was refused has changed nothing");
+    store.delete(&path_of(0)).await.expect("deletes");
+    assert_eq!(temporaries(folder.path()), 0);
+}
+
+/// Whatever queries hold open, a lake that is being written finds its descriptors; one object too many is refused by name.
+#[tokio::test]
+async fn open_objects_take_no_descriptor_from_writes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let budget = DescriptorBudget::divide(256, 4).expect("enough");
+    let store = LocalLakeStore::open_within(folder.path(), &budget).expect("opens");
+    let version = store.replace("a", &Expected::Absent, content(1)).await.expect("creates");
+    let mut held = Vec::new();
+    for _ in 0..budget.lake_objects {
+        held.push(store.open("a").await.expect("opens").expect("there"));
+    }
+    let refused = store.open("a").await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    store.replace("a", &Expected::Version(version), content(2)).await.expect("replaces");
+    drop(held.pop());
+    assert!(store.open("a").await.expect("opens").is_some());
 }
 
 /// After a directory could not be synced nobody knows what is durable: the process aborts.

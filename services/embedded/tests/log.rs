@@ -1,4 +1,4 @@
-//! The embedded log: conformance, crashes, damage, full disks, failed syncs, retention.
+//! The embedded log: conformance, crashes, damage, full disks, failed syncs, retention, room.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
@@ -9,6 +9,7 @@ mod log {
     mod kill;
     mod model;
     mod retention;
+    mod room;
     mod scrub;
     pub(crate) mod support;
 }

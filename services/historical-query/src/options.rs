@@ -32,7 +32,7 @@ pub struct QueryOptions {
     pub threads: Option<usize>,
     /// Bytes of decoded lake objects that are kept.
     pub cache_bytes: usize,
-    /// Objects that stay open for running queries, all queries together: bounds the descriptors.
+    /// Objects that stay open for running queries, all queries together; two thirds of the share of descriptors.
     pub pinned_objects: usize,
     /// Folder for what does not fit into memory; `None` refuses such queries instead.
     pub spill_dir: Option<PathBuf>,

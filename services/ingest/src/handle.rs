@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use tidegauge_core::Permission;
-use tidegauge_core::clock::Clock;
+use tidegauge_core::clock::SteadyClock;
 use tidegauge_core::limits;
 use tidegauge_core::log::EventLog;
 use tidegauge_proto::raw::v1::ingest_service_server::IngestServiceServer;
@@ -23,7 +23,7 @@ pub struct Ingest;
 
 impl Ingest {
     /// Starts the service over a log.
-    pub fn start(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>) -> IngestHandle {
+    pub fn start(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<SteadyClock>) -> IngestHandle {
         // A secret of this process against prepared hash collisions, from the standard library's source of them.
         let seed = RandomState::new().hash_one(0_u64);
         IngestHandle { publisher: Arc::new(Publisher::new(options, log, clock, seed)) }

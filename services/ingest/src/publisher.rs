@@ -1,12 +1,14 @@
 //! From the bytes of a request to its durable answer: decide, append, answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
-use tidegauge_core::clock::Clock;
-use tidegauge_core::event::RequestId;
+use tidegauge_core::clock::{Clock as _, SteadyClock, Step};
+use tidegauge_core::event::{Mode, RequestId};
 use tidegauge_core::ids::{Key, Producer};
 use tidegauge_core::log::{EventLog, NewRecord, Position, StoreError};
+use tidegauge_core::time::SECOND_NS;
 use tidegauge_core::{ErrorKind, FieldViolation, ScopedTenant, ServiceError, ShardId};
 use tidegauge_proto::ingest::v1::{PublishResponse, RejectedEvent, ShardPosition};
 use tidegauge_proto::raw::{ColumnsView, RequestView};
@@ -27,7 +29,7 @@ use crate::options::IngestOptions;
 pub(crate) struct Publisher {
     pub(crate) options: IngestOptions,
     log: Arc<dyn EventLog>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<SteadyClock>,
     quotas: Mutex<QuotaBook>,
     recent: Mutex<Recent>,
     seed: u64,
@@ -94,7 +96,7 @@ pub(crate) struct Seen {
 const FIELDS_IN_ERROR_MAX: usize = 8;
 
 impl Publisher {
-    pub(crate) fn new(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+    pub(crate) fn new(options: IngestOptions, log: Arc<dyn EventLog>, clock: Arc<SteadyClock>, seed: u64) -> Self {
         let quotas = QuotaBook::new(options.quota, options.tenant_quotas.clone(), options.quota_accounts_max);
         let recent = Recent::new(options.recent_requests_max);
         Self {
@@ -129,7 +131,7 @@ impl Publisher {
         seen: &mut Seen,
     ) -> Result<Admitted, ServiceError> {
         let arrived_ns = self.clock.monotonic_ns();
-        let now_ns = self.clock.wall_ns();
+        let (now_ns, step) = self.clock.read();
         let refuse = |error| self.refuse_unread(tenant, message, error);
         let view = RequestView::parse(message).map_err(request::malformed).map_err(refuse)?;
         seen.sequence = view.sequence;
@@ -142,6 +144,9 @@ impl Publisher {
             order.check(producer, sequence)?;
         }
         self.charge(tenant, head.events, message.len())?;
+        if let (Mode::Live, Step::Refused(ahead_ns)) = (head.mode, step) {
+            return Err(clock_stepped(ahead_ns));
+        }
 
         let rules = Rules::at(tenant.id(), now_ns, self.seed);
         let decision = match (view.columns.as_deref(), &columns_view) {
@@ -223,6 +228,19 @@ impl Publisher {
         }
     }
 }
+
+/// LIVE events are not taken while nobody knows what time it is: their senders may have followed the step, and one event from
+/// two days ahead would make all later ones too old. History does not ask what time it is.
+fn clock_stepped(ahead_ns: i64) -> ServiceError {
+    let seconds = ahead_ns.unsigned_abs() / SECOND_NS.unsigned_abs();
+    let way = if ahead_ns > 0 { "ahead" } else { "back" };
+    let message =
+        format!("the clock of the server's machine has stepped {seconds} s {way}: live events wait until it is right");
+    ServiceError::new(ErrorKind::Unavailable, "CLOCK_STEPPED", message).retry_after(CLOCK_RETRY)
+}
+
+/// When to try again while the clock is not believed: somebody has to set it right.
+const CLOCK_RETRY: Duration = Duration::from_secs(5);
 
 /// What the caller is told when the log takes a request not or not wholly.
 fn refused_by_log(error: StoreError) -> ServiceError {

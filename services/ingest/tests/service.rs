@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make their own scopes and fail by panics")]
 
+#[path = "service/clock.rs"]
+mod clock;
 #[path = "service/counts.rs"]
 mod counts;
 #[path = "service/durable.rs"]

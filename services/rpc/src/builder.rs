@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegauge_auth::Authenticator;
 use tidegauge_core::Permission;
 use tidegauge_core::clock::Clock;
+use tidegauge_core::limits;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -35,6 +36,9 @@ pub struct ServerOptions {
     pub connections_per_address: usize,
     /// Connections of one principal; 0 for a quarter of all.
     pub connections_per_principal: usize,
+    /// Connections open at once; [`limits::CONNECTIONS_MAX`] if not given, and never more. It is the server's share of the
+    /// files that the process may open ([`tidegauge_core::descriptors`]).
+    pub connections_max: Option<usize>,
 }
 
 /// PEM files of the server's identity.
@@ -110,6 +114,7 @@ impl ServerBuilder {
         tokio::spawn(connections::take_internal(self.connections, calls, stack.clone(), inside.clone()));
         let (ending, tasks) = (Ending::default(), TaskTracker::new());
         let shares = Shares {
+            all: self.options.connections_max.unwrap_or(usize::MAX).min(limits::CONNECTIONS_MAX),
             per_address: self.options.connections_per_address,
             per_principal: self.options.connections_per_principal,
         };

@@ -2,7 +2,6 @@
 
 mod exchange;
 mod line_io;
-mod places;
 mod vigil;
 mod window;
 
@@ -62,9 +61,10 @@ const AGE: Age = Age {
     look: LOOK_INTERVAL,
 };
 
-/// How many connections a server takes; 0 for a share of what the process can have.
+/// How many connections a server takes: in all, and of one address and principal, where 0 stands for a share of all.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shares {
+    pub(crate) all: usize,
     pub(crate) per_address: usize,
     pub(crate) per_principal: usize,
 }
@@ -88,7 +88,7 @@ impl Ending {
     }
 }
 
-/// Takes TCP connections until it is closing.
+/// Takes TCP connections, so many at once, until it is closing.
 pub(crate) async fn take_tcp(
     listener: TcpListener,
     shares: Shares,
@@ -97,7 +97,7 @@ pub(crate) async fn take_tcp(
     ending: Ending,
     tasks: TaskTracker,
 ) {
-    let all = places::connections_max();
+    let all = shares.all.max(1);
     let or = |set: usize, share: usize| if set == 0 { (all / share).max(1) } else { set.min(all) };
     let limits = DoorLimits { all, per_address: or(shares.per_address, ADDRESS_SHARE) };
     let doors = Doors::new(limits);

@@ -103,6 +103,11 @@ const BY_REASON: &[(&[&str], Advice)] = &[
         Do("send more slowly, or raise quota.events_per_second or quota.bytes_per_second on the server"),
     ),
     (
+        &["CLOCK_STEPPED"],
+        Do("set the clock of the server's machine right; if it is right now, restart the server. Until then \
+            `tidegauge load` takes history"),
+    ),
+    (
         &["DISK_FULL"],
         Do("make room on the server's disk, or let it keep less free: log.reserve_percent, log.reserve_bytes"),
     ),

@@ -1,6 +1,7 @@
 //! `tidegauge serve`: settings → listeners → the composed server → signals → drain.
 
 pub(crate) mod compose;
+mod descriptors;
 mod http;
 pub(crate) mod listen;
 pub(crate) mod logging;

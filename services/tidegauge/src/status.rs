@@ -65,6 +65,8 @@ fn document(status: &GetStatusResponse) -> Value {
             "lag_ms": shard.lag_ms,
             "state_rows": shard.state_rows,
             "log_bytes": shard.log_bytes,
+            "log_unneeded_bytes": shard.log_unneeded_bytes,
+            "log_early_deleted_bytes": shard.log_early_deleted_bytes,
             "log_damaged_segments": shard.log_damaged_segments,
             "log_damage": shard.log_damage,
             "state": state_word(shard.state()),
@@ -90,6 +92,7 @@ fn document(status: &GetStatusResponse) -> Value {
             "pending_events": key.pending_events,
             "state_rows": key.state_rows,
             "parked_objects": key.parked_objects,
+            "log_unneeded_bytes": key.log_unneeded_bytes,
             "stopped_because": key.stopped_because,
         })
     });
@@ -116,6 +119,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         ("EPOCH", Right),
         ("ROWS IN MEMORY", Right),
         ("LOG", Right),
+        ("NOT NEEDED", Right),
     ]);
     for shard in &status.shards {
         let epoch = match shard.prepared_epoch == shard.completed_epoch {
@@ -131,6 +135,7 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
             epoch,
             grouped(shard.state_rows),
             bytes(shard.log_bytes),
+            bytes(shard.log_unneeded_bytes),
         ]);
     }
     let mut keys = TextTable::new(&[
@@ -170,7 +175,12 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
         true => "everything received is processed and published as far as the watermarks allow",
         false => "processing",
     };
-    let troubles = status.shards.iter().flat_map(|shard| [trouble(shard), damage(shard)]).flatten().collect::<String>();
+    let troubles = status
+        .shards
+        .iter()
+        .flat_map(|shard| [trouble(shard), damage(shard), early(shard)])
+        .flatten()
+        .collect::<String>();
     let has_dead = status.keys.iter().any(|key| key.counters.is_some_and(|counters| counters.dead > 0));
     let dead = if has_dead { DEAD_LETTERS } else { "" };
     format!("{shards}\n{keys}\n{troubles}{dead}{state}\n")
@@ -229,6 +239,18 @@ fn damage(shard: &ShardStatus) -> Option<String> {
     ))
 }
 
+/// What somebody should know of a shard whose log has had to make room.
+fn early(shard: &ShardStatus) -> Option<String> {
+    if shard.log_early_deleted_bytes == 0 {
+        return None;
+    }
+    let deleted = bytes(shard.log_early_deleted_bytes);
+    Some(format!(
+        "room is short: {deleted} of the log of shard {}, needed by nothing, were deleted before their time\n",
+        shard.shard
+    ))
+}
+
 /// A reason, or who is told.
 fn told(why: &str) -> &str {
     match why {
@@ -259,7 +281,14 @@ mod tests {
             stopped_because: "restored".to_owned(),
             ..KeyStatus::default()
         };
-        let shard = ShardStatus { shard: 1, at_tip: true, log_bytes: 64 << 20, ..ShardStatus::default() };
+        let shard = ShardStatus {
+            shard: 1,
+            at_tip: true,
+            log_bytes: 64 << 20,
+            log_unneeded_bytes: 32 << 20,
+            log_early_deleted_bytes: 128 << 20,
+            ..ShardStatus::default()
+        };
         let stopped = ShardStatus {
             shard: 2,
             state: ShardState::Stopped as i32,
@@ -272,10 +301,13 @@ mod tests {
         assert_eq!(document["keys"][0]["counters"]["backfilled"], 3);
         assert_eq!(document["keys"][0]["boundary"], "1970-01-01T00:01:00Z");
         assert_eq!(document["quiescent"], true);
+        assert_eq!(document["shards"][0]["log_unneeded_bytes"], 32 << 20);
+        assert_eq!(document["shards"][0]["log_early_deleted_bytes"], 128 << 20);
         assert_eq!(document["shards"][1]["state"], "stopped");
         assert_eq!(document["shards"][1]["stopped_because"], "its manifest is damaged");
         let text = tables(&status, 120_000_000_000);
         assert!(text.contains("STOPPED: restored") && text.contains("60 s ago") && text.contains("64MB"), "{text}");
+        assert!(text.contains(" 32MB") && text.contains("128MB of the log of shard 1, needed by nothing"), "{text}");
         assert!(
             text.contains("shard 2 ") && text.contains("STOPPED until") && text.contains("manifest is damaged"),
             "{text}"

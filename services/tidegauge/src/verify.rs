@@ -111,6 +111,13 @@ fn table(report: &VerifyReport) -> String {
     for finding in &report.findings {
         text.push_str(&format!("finding: {finding}\n"));
     }
+    for (shard, facts) in report.shards.iter().filter(|(_, facts)| facts.removed_records() > 0) {
+        text.push_str(&format!(
+            "shard {shard}: retention removed the oldest {} records from the log; what was in them is proved by state and lake \
+             alone\n",
+            grouped(facts.removed_records())
+        ));
+    }
     if report.is_clean() {
         text.push_str("everything adds up\n");
     }
@@ -134,12 +141,41 @@ fn json(report: &VerifyReport) -> serde_json::Value {
         })
     });
     let findings = report.findings.iter().map(ToString::to_string);
-    serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "findings": findings.collect::<Vec<_>>() })
+    let shards = report.shards.iter().map(|(shard, facts)| {
+        serde_json::json!({
+            "shard": shard.0,
+            "records": facts.ordinal,
+            "records_removed_by_retention": facts.removed_records(),
+        })
+    });
+    serde_json::json!({
+        "keys": keys.collect::<Vec<_>>(),
+        "shards": shards.collect::<Vec<_>>(),
+        "findings": findings.collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use tidegauge_aggregation::verify::Facts;
+    use tidegauge_core::ShardId;
+
     use super::*;
+
+    /// What retention has removed is said, and is no finding; a whole log needs no word.
+    #[test]
+    fn a_shortened_log_is_no_finding() {
+        let facts = |log_records| Facts { ordinal: 3_000, log_records, ..Facts::default() };
+        let shards = vec![(ShardId(0), facts(3_000)), (ShardId(1), facts(1_000))];
+        let report = VerifyReport { shards, findings: Vec::new() };
+        let text = table(&report);
+        assert!(
+            text.contains("shard 1: retention removed the oldest 2,000 records") && !text.contains("shard 0"),
+            "{text}"
+        );
+        assert!(text.ends_with("everything adds up\n"), "{text}");
+        assert_eq!(json(&report)["shards"][1]["records_removed_by_retention"], 2_000);
+    }
 
     /// A folder that is no data directory, or has lost a part, is named and not filled.
     #[test]

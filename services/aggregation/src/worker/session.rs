@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegauge_core::checkpoint::{Lease, Progress, StoreError};
+use tidegauge_core::clock::{Clock as _, Step};
 use tidegauge_core::log::{LogRecord, Position, ReadBatch};
 use tidegauge_proto::convert::batch;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +19,7 @@ use super::apply::{ApplyReport, Standing, apply, restore_indexes};
 use super::commit::InFlight;
 use super::hot::HotLink;
 use super::{Command, Context, SessionError};
-use crate::decide::{Shard, SteadyClock, Step};
+use crate::decide::Shard;
 use pushing::Pushing;
 
 /// Events processed before other tasks of the thread get a turn.
@@ -41,7 +42,6 @@ struct Session {
     /// Whether the last read reached the end of what was durable.
     at_tip: bool,
     lag_ms: u64,
-    clock: SteadyClock,
     clock_refused: bool,
     /// A record that cannot be read has been told of; further ones are only counted.
     told_of_unreadable: bool,
@@ -77,7 +77,6 @@ impl Session {
         let mut shard = Shard::restore(context.settings.clone(), progress.ordinal, &acquired.entries)?;
         drop(acquired.entries);
         shard.set_generation(lease.generation);
-        let clock = SteadyClock::start(context.clock.wall_ns(), context.clock.monotonic_ns());
         tracing::info!(
             shard = %context.shard, generation = lease.generation, epoch = progress.prepared,
             ordinal = progress.ordinal, keys = shard.keys().len(), rows = shard.state_rows(), "the shard is taken over"
@@ -91,7 +90,6 @@ impl Session {
             progress,
             at_tip: false,
             lag_ms: 0,
-            clock,
             clock_refused: false,
             told_of_unreadable: false,
             looked_for_idle_ns: 0,
@@ -115,15 +113,15 @@ impl Session {
     /// Applies what the last epoch left.
     async fn resume(&mut self) -> Result<(), SessionError> {
         let (context, standing) = (self.context.clone(), standing(&self.lease, &self.progress));
-        let mut jobs = self.shard.apply_jobs(self.clock.now_ns());
+        let mut jobs = self.shard.apply_jobs(self.context.clock.now_ns());
         if jobs.iter().any(|job| !job.hours.is_empty()) {
             self.meet_hot().await?;
             // Hot-metric has not heard of these cuts yet, so none of their objects was replaced: readers would find
             // footers beyond what they can know until the replay is done. They are applied after it.
             jobs.retain(|job| self.shard.hot_reaches(job, standing.ordinal));
         }
-        let report = apply(&context, standing, &jobs, self.shard.dead_jobs(self.clock.now_ns())).await;
-        take_report(&mut self.shard, report, self.clock.now_ns());
+        let report = apply(&context, standing, &jobs, self.shard.dead_jobs(self.context.clock.now_ns())).await;
+        take_report(&mut self.shard, report, self.context.clock.now_ns());
         if self.progress.completed < self.progress.prepared {
             let complete = context.backends.checkpoints.complete(&self.lease, self.progress.prepared).await;
             complete.map_err(SessionError::Checkpoint)?;
@@ -186,8 +184,8 @@ impl Session {
 
     /// The decisions' time.
     fn now(&mut self) -> i64 {
-        let clock = &self.context.clock;
-        match self.clock.read(clock.wall_ns(), clock.monotonic_ns()) {
+        let (now, step) = self.context.clock.read();
+        match step {
             Step::Followed => self.clock_refused = false,
             Step::Refused(ahead_ns) => {
                 if !std::mem::replace(&mut self.clock_refused, true) {
@@ -196,7 +194,7 @@ impl Session {
                 }
             }
         }
-        self.clock.now_ns()
+        now
     }
 
     fn may_read(&self) -> bool {

@@ -58,11 +58,30 @@ pub trait StateFiles: Send + Sync + Debug + 'static {
     /// Any error of the operating system.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes creations, renames and removals in a directory durable.
+    /// Opens a directory, to make names in it durable later. What a step needs to be confirmed is opened before it: where no
+    /// descriptor is left, nothing has happened yet.
+    ///
+    /// # Errors
+    /// Any error of the operating system.
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn SyncNames>>;
+
+    /// Makes creations, renames and removals in a directory durable. Only where an error is no worse for the names having
+    /// changed already.
+    ///
+    /// # Errors
+    /// Those of [`StateFiles::open_dir`] and [`SyncNames::sync`].
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
+}
+
+/// An open directory.
+pub trait SyncNames: Send {
+    /// Makes creations, renames and removals in it durable.
     ///
     /// # Errors
     /// Those of replacements in tests; [`DiskFiles`] ends the process, see there.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// The operating system's files. A failed sync ends the process: after it nobody knows what is durable, and the kernel
@@ -79,6 +98,14 @@ impl WriteFile for DiskFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_data().or_else(abort)
+    }
+}
+
+struct DiskNames(File);
+
+impl SyncNames for DiskNames {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all().or_else(abort)
     }
 }
 
@@ -121,9 +148,9 @@ impl StateFiles for DiskFiles {
         fs::remove_file(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn SyncNames>> {
         // An empty parent is the current directory.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all().or_else(abort)
+        Ok(Box::new(DiskNames(File::open(dir)?)))
     }
 }

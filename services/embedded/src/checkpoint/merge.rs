@@ -11,9 +11,27 @@ use super::blocks::{BlockReader, Entry};
 /// A file's next entry in the heap: smallest key first, of equal keys the newest file first.
 type Next = Reverse<(Keyspace, Bytes, Reverse<usize>)>;
 
+/// A sorted run of entries.
+pub(super) enum Source {
+    File(BlockReader),
+    /// What a merge before has left; nothing in it is deleted.
+    Memory(std::vec::IntoIter<(Keyspace, Bytes, Bytes)>),
+}
+
+impl Source {
+    fn next(&mut self) -> Result<Option<Entry>, StoreError> {
+        match self {
+            Self::File(reader) => reader.next(),
+            Self::Memory(entries) => {
+                Ok(entries.next().map(|(keyspace, key, value)| Entry { keyspace, key, value: Some(value) }))
+            }
+        }
+    }
+}
+
 /// Reads files side by side.
 pub(super) struct Merge {
-    readers: Vec<BlockReader>,
+    readers: Vec<Source>,
     /// The value of each file's next entry, whose key is in the heap.
     values: Vec<Option<Bytes>>,
     heap: BinaryHeap<Next>,
@@ -21,7 +39,7 @@ pub(super) struct Merge {
 
 impl Merge {
     /// Over files from oldest to newest.
-    pub(super) fn new(readers: Vec<BlockReader>) -> Result<Self, StoreError> {
+    pub(super) fn new(readers: Vec<Source>) -> Result<Self, StoreError> {
         let count = readers.len();
         let mut merge = Self { readers, values: vec![None; count], heap: BinaryHeap::with_capacity(count) };
         for file in 0..count {

@@ -6,17 +6,18 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegauge_core::checkpoint::{Acquired, Change, Lease, StoreError};
 use tidegauge_core::ids::{Epoch, LineageId, Ordinal, ShardId};
+use tidegauge_core::limits::CHECKPOINT_FILES_AT_ONCE;
 use tidegauge_core::log::Position;
 
 use super::Compaction;
 use super::blocks::{ADVICE, BlockReader, BlockWriter, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::files::StateFiles;
 use super::manifest::{DataFile, Manifest};
-use super::merge::Merge;
+use super::merge::{Merge, Source};
 
 const MANIFEST: &str = "manifest";
 /// Hidden, so that no reader takes it for the manifest.
@@ -30,6 +31,8 @@ pub(super) struct Shard {
     pub(super) id: ShardId,
     dir: PathBuf,
     files: Arc<dyn StateFiles>,
+    /// Held while data files are read: all shards together open those of one (see `limits::CHECKPOINT_FILES_AT_ONCE`).
+    reading: Arc<Mutex<()>>,
     /// The manifest as it stands on disk; `None` before the first `acquire`, and after an error that leaves open which
     /// manifest stands there.
     manifest: Option<Manifest>,
@@ -49,8 +52,8 @@ pub(super) struct MergeJob {
 }
 
 impl Shard {
-    pub(super) fn new(id: ShardId, dir: PathBuf, files: Arc<dyn StateFiles>) -> Self {
-        Self { id, dir, files, manifest: None, merging: None, merged: None }
+    pub(super) fn new(id: ShardId, dir: PathBuf, files: Arc<dyn StateFiles>, reading: Arc<Mutex<()>>) -> Self {
+        Self { id, dir, files, reading, manifest: None, merging: None, merged: None }
     }
 
     /// Takes the shard over.
@@ -58,10 +61,16 @@ impl Shard {
         self.manifest = None;
         let mut manifest = self.load()?;
         let inputs: Vec<DataFile> = manifest.files().cloned().collect();
-        let mut merge = open(&*self.files, &self.dir, manifest.progress.lineage, &inputs)?;
         let mut entries = Vec::new();
-        while let Some(entry) = merge.next()? {
-            entries.push(entry);
+        {
+            let _one_at_a_time = lock(&self.reading);
+            for round in inputs.chunks(CHECKPOINT_FILES_AT_ONCE) {
+                let older = Source::Memory(std::mem::take(&mut entries).into_iter());
+                let mut merge = open(&*self.files, &self.dir, manifest.progress.lineage, older, round)?;
+                while let Some(entry) = merge.next()? {
+                    entries.push(entry);
+                }
+            }
         }
         manifest.generation += 1;
         let lease = Lease { shard: self.id, generation: manifest.generation };
@@ -166,12 +175,13 @@ impl Shard {
     ) -> Result<DataFile, StoreError> {
         let path = self.dir.join(name);
         let write = || {
+            let names = self.files.open_dir(&self.dir)?;
             let mut writer = BlockWriter::begin(self.files.create(&path)?, name.to_owned(), lineage, epoch)?;
             for change in changes {
                 writer.add(change.keyspace, &change.key, change.value.as_deref())?;
             }
             let delta = writer.finish()?;
-            self.files.sync_dir(&self.dir)?;
+            names.sync()?;
             Ok(delta)
         };
         write().map_err(|e| self.io("writing", &path, e))
@@ -183,18 +193,23 @@ impl Shard {
         let replaced = self.take_merged(&mut manifest);
         let new = self.dir.join(MANIFEST_NEW);
         let write = || {
+            let names = self.files.open_dir(&self.dir)?;
             let mut file = self.files.create(&new)?;
             file.append(&manifest.encode())?;
-            file.sync()
+            file.sync()?;
+            Ok(names)
         };
-        if let Err(error) = write() {
-            self.remove(MANIFEST_NEW);
-            return Err(self.io("writing", &new, error));
-        }
+        let names = match write() {
+            Ok(names) => names,
+            Err(error) => {
+                self.remove(MANIFEST_NEW);
+                return Err(self.io("writing", &new, error));
+            }
+        };
         let before = self.manifest.take();
         let path = self.dir.join(MANIFEST);
         self.files.rename(&new, &path).map_err(|e| self.io("replacing", &path, e))?;
-        self.files.sync_dir(&self.dir).map_err(|e| self.io("syncing", &self.dir, e))?;
+        names.sync().map_err(|e| self.io("syncing", &self.dir, e))?;
         self.manifest = Some(manifest);
         if replaced {
             self.merged = None;
@@ -228,10 +243,12 @@ impl Shard {
         if self.merging.is_some() || self.merged.is_some() || !compaction.is_due(manifest) {
             return None;
         }
-        let epoch = manifest.deltas.last()?.epoch;
+        // The oldest ones; what is left is due again soon.
+        let inputs: Vec<DataFile> = manifest.files().take(CHECKPOINT_FILES_AT_ONCE).cloned().collect();
+        let epoch = inputs.last()?.epoch;
         let job = MergeJob {
             lineage: manifest.progress.lineage,
-            inputs: manifest.files().cloned().collect(),
+            inputs,
             name: format!("base-{epoch:020}-{}", manifest.generation),
             epoch,
         };
@@ -263,8 +280,8 @@ impl Shard {
     }
 
     /// What a merge works with, to be used without the shard's lock.
-    pub(super) fn place(&self) -> (PathBuf, Arc<dyn StateFiles>) {
-        (self.dir.clone(), Arc::clone(&self.files))
+    pub(super) fn place(&self) -> (PathBuf, Arc<dyn StateFiles>, Arc<Mutex<()>>) {
+        (self.dir.clone(), Arc::clone(&self.files), Arc::clone(&self.reading))
     }
 
     /// Deletes what no manifest names and no merge writes.
@@ -295,16 +312,25 @@ impl Shard {
     }
 }
 
+/// The lock guards no data.
+fn lock(reading: &Mutex<()>) -> MutexGuard<'_, ()> {
+    reading.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Merges named files into a new base. Streams: in memory is one section a file.
 pub(super) fn run_merge(
     job: &MergeJob,
     dir: &Path,
     files: &dyn StateFiles,
+    reading: &Mutex<()>,
     go_on: impl Fn() -> bool,
 ) -> Result<DataFile, StoreError> {
     let path = dir.join(&job.name);
     let io = |error| StoreError::io(format!("writing {}", path.display()), error);
-    let mut merge = open(files, dir, job.lineage, &job.inputs)?;
+    let _one_at_a_time = lock(reading);
+    let older = Source::Memory(Vec::new().into_iter());
+    let mut merge = open(files, dir, job.lineage, older, &job.inputs)?;
+    let names = files.open_dir(dir).map_err(io)?;
     let file = files.create(&path).map_err(io)?;
     let mut writer = BlockWriter::begin(file, job.name.clone(), job.lineage, job.epoch).map_err(io)?;
     while let Some((keyspace, key, value)) = merge.next()? {
@@ -314,12 +340,20 @@ pub(super) fn run_merge(
         }
     }
     let base = writer.finish().map_err(io)?;
-    files.sync_dir(dir).map_err(io)?;
+    names.sync().map_err(io)?;
     Ok(base)
 }
 
-fn open(files: &dyn StateFiles, dir: &Path, lineage: LineageId, inputs: &[DataFile]) -> Result<Merge, StoreError> {
-    let mut readers = Vec::with_capacity(inputs.len());
+/// Opens files to be read side by side, over what older ones have left.
+fn open(
+    files: &dyn StateFiles,
+    dir: &Path,
+    lineage: LineageId,
+    older: Source,
+    inputs: &[DataFile],
+) -> Result<Merge, StoreError> {
+    let mut readers = Vec::with_capacity(1 + inputs.len());
+    readers.push(older);
     for input in inputs {
         let path = dir.join(&input.name);
         let file = files.open(&path).map_err(|error| match error.kind() {
@@ -328,7 +362,7 @@ fn open(files: &dyn StateFiles, dir: &Path, lineage: LineageId, inputs: &[DataFi
             }
             _ => StoreError::io(format!("opening {}", path.display()), error),
         })?;
-        readers.push(BlockReader::begin(file, path, input.clone(), lineage)?);
+        readers.push(Source::File(BlockReader::begin(file, path, input.clone(), lineage)?));
     }
     Merge::new(readers)
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{FileHandle, Files, Space};
+use super::{DirHandle, FileHandle, Files, Space};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,13 +44,22 @@ impl Files for DiskFiles {
         fs::remove_file(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DirHandle>> {
+        Ok(Box::new(DiskDir(File::open(dir)?)))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stats = fs4::statvfs(path)?;
         Ok(Space { available: stats.available_space(), total: stats.total_space() })
+    }
+}
+
+#[derive(Debug)]
+struct DiskDir(File);
+
+impl DirHandle for DiskDir {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{FileHandle, Files, Space};
+use super::{DirHandle, FileHandle, Files, Space};
 
 const SECTOR: usize = 512;
 
@@ -32,6 +32,8 @@ pub struct Faults {
     pub reads_held: Option<PathBuf>,
     /// Removing this file fails with this kind.
     pub remove_error: Option<(PathBuf, io::ErrorKind)>,
+    /// Files and directories that can still be opened; then the process has no descriptor left (EMFILE).
+    pub opens_left: Option<usize>,
     /// Every sync of a file fails with this kind.
     pub sync_error: Option<io::ErrorKind>,
     /// Syncs of files wait until this is false again.
@@ -117,6 +119,19 @@ impl Disk {
 
     fn id(&self, path: &Path) -> io::Result<u64> {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Takes a descriptor.
+    fn descriptor(&mut self) -> io::Result<()> {
+        const EMFILE: i32 = 24;
+        match &mut self.faults.opens_left {
+            Some(0) => Err(io::Error::from_raw_os_error(EMFILE)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn inode(&mut self, id: u64) -> &mut Inode {
@@ -222,6 +237,7 @@ impl Files for MemoryFiles {
         if path.parent().is_some_and(|dir| !disk.dirs.contains(dir)) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        disk.descriptor()?;
         let id = disk.next;
         disk.next += 1;
         disk.names.insert(path.to_owned(), id);
@@ -230,7 +246,9 @@ impl Files for MemoryFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
-        let id = self.shared.disk().id(path)?;
+        let mut disk = self.shared.disk();
+        let id = disk.id(path)?;
+        disk.descriptor()?;
         Ok(Arc::new(MemoryFile { id, shared: Arc::clone(&self.shared) }))
     }
 
@@ -268,13 +286,9 @@ impl Files for MemoryFiles {
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut disk = self.shared.disk();
-        disk.durable_names.retain(|path, _| path.parent() != Some(dir));
-        let here: Vec<_> =
-            disk.names.iter().filter(|(path, _)| path.parent() == Some(dir)).map(|(p, id)| (p.clone(), *id)).collect();
-        disk.durable_names.extend(here);
-        Ok(())
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DirHandle>> {
+        self.shared.disk().descriptor()?;
+        Ok(Box::new(MemoryDir { path: dir.to_owned(), shared: Arc::clone(&self.shared) }))
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {
@@ -282,6 +296,24 @@ impl Files for MemoryFiles {
         let total = disk.faults.capacity.unwrap_or(1 << 40);
         let available = disk.faults.available.unwrap_or_else(|| total.saturating_sub(disk.used()));
         Ok(Space { available, total })
+    }
+}
+
+#[derive(Debug)]
+struct MemoryDir {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl DirHandle for MemoryDir {
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.shared.disk();
+        let dir = Some(self.path.as_path());
+        disk.durable_names.retain(|path, _| path.parent() != dir);
+        let here: Vec<_> =
+            disk.names.iter().filter(|(path, _)| path.parent() == dir).map(|(p, id)| (p.clone(), *id)).collect();
+        disk.durable_names.extend(here);
+        Ok(())
     }
 }
 

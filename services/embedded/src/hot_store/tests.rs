@@ -41,7 +41,7 @@ impl Fold for Faulty {
 
 fn open(dir: &Path, options: HotStoreOptions, fate: &Arc<Fate>) -> FjallHotStore {
     let around = |folder| -> Arc<Mutex<dyn Fold>> { Arc::new(Mutex::new(Faulty { folder, fate: Arc::clone(fate) })) };
-    FjallHotStore::open_folding(dir, options, around).expect("opens")
+    FjallHotStore::open_folding(dir, options, 64, around).expect("opens")
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests compose their own process")]

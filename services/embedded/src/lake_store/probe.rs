@@ -17,6 +17,8 @@ pub enum Step {
     SyncFile,
     /// Rename it to its place.
     Rename,
+    /// Open a directory, before its names change.
+    OpenDirectory,
     /// Sync a directory.
     SyncDirectory,
     /// Delete an object.

@@ -63,6 +63,7 @@ impl Writer {
         let target = self.root.join(path);
         let directory = target.parent().unwrap_or(&self.root);
         self.create_directory(directory)?;
+        let names = self.names_of(directory)?;
         let temporary = Temporary::write(self, content)?;
 
         let _locked = self.lock(path);
@@ -75,7 +76,7 @@ impl Writer {
             return Err(StoreError::Conflict(path.to_owned()));
         }
         temporary.rename(&target)?;
-        self.sync_renamed(directory);
+        self.sync_renamed(&names);
         Ok(version::of_content(content))
     }
 
@@ -84,16 +85,20 @@ impl Writer {
         let target = self.root.join(path);
         let directory = target.parent().unwrap_or(&self.root);
         let _locked = self.lock(path);
-        match open_file(&target)? {
+        let found = open_file(&target)?;
+        if found.is_none() && !directory.is_dir() {
+            return Ok(());
+        }
+        let names = self.names_of(directory)?;
+        match found {
             Some(_) => self
                 .probe
                 .before(Step::Delete, &target)
                 .and_then(|()| fs::remove_file(&target))
                 .map_err(|e| StoreError::io(format!("deleting {}", target.display()), e))?,
-            None if !directory.is_dir() => return Ok(()),
             None => {}
         }
-        self.sync_renamed(directory);
+        self.sync_renamed(&names);
         Ok(())
     }
 
@@ -117,15 +122,16 @@ impl Writer {
         for part in below {
             let next = above.join(part);
             if !self.directories.contains(&next) {
+                let names = self.names_of(&above)?;
                 let made = self.probe.before(Step::CreateDirectory, &next).and_then(|()| fs::create_dir(&next));
                 let existed = match made {
                     Ok(()) => false,
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => true,
                     Err(e) => return Err(StoreError::io(format!("making the directory {}", next.display()), e)),
                 };
-                self.sync_renamed(&above);
+                self.sync_renamed(&names);
                 if existed {
-                    self.sync_renamed(&next);
+                    self.sync_renamed(&self.names_of(&next)?);
                 }
                 self.directories.insert(&next);
             }
@@ -134,16 +140,22 @@ impl Writer {
         Ok(())
     }
 
+    /// Opens the directory whose names are to change. Before they do: an error, such as no free descriptor, is then an
+    /// ordinary one, and the write can be tried again.
+    fn names_of(&self, directory: &Path) -> Result<Names, StoreError> {
+        self.probe
+            .before(Step::OpenDirectory, directory)
+            .and_then(|()| File::open(directory))
+            .map(|file| Names { file, path: directory.to_owned() })
+            .map_err(|e| StoreError::io(format!("opening the directory {}", directory.display()), e))
+    }
+
     /// Syncs a directory whose names have changed. There is no way on after a failure: a later sync may answer Ok for
     /// names that were lost, so the process ends and the next one finds what is really there.
-    fn sync_renamed(&self, directory: &Path) {
-        let synced = self
-            .probe
-            .before(Step::SyncDirectory, directory)
-            .and_then(|()| File::open(directory))
-            .and_then(|directory| directory.sync_all());
+    fn sync_renamed(&self, names: &Names) {
+        let synced = self.probe.before(Step::SyncDirectory, &names.path).and_then(|()| names.file.sync_all());
         if let Err(error) = synced {
-            tracing::error!(directory = %directory.display(), %error, "cannot sync a directory of the lake, aborting");
+            tracing::error!(directory = %names.path.display(), %error, "cannot sync a directory of the lake, aborting");
             std::process::abort();
         }
     }
@@ -153,6 +165,12 @@ impl Writer {
         // The lock guards no data: after a panic the file system is as consistent as before.
         self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An open directory whose names are to change.
+struct Names {
+    file: File,
+    path: PathBuf,
 }
 
 /// A written and synced temporary file; removed when dropped, unless it was renamed.

@@ -5,14 +5,17 @@
 //! be done over. The rest is left to [`super::scrub`]. What a checkpoint has not seen is never left to it alone: the worker
 //! reads that at the start, and reading checks the same.
 
+use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use tidegauge_core::ShardId;
 use tidegauge_core::log::StoreError;
 
 use super::format::{self, Found, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::segment::{ADVICE_AT_START, Sealed, damaged_with, open_sealed};
+use super::tally::Tally;
 use super::window::Window;
 use crate::files::Files;
 
@@ -23,8 +26,8 @@ const THREADS_MAX: usize = 8;
 /// Bytes that are worth a thread.
 const THREAD_BYTES: u64 = 8 << 20;
 
-/// Checks a sealed segment. Calls `go_on` with the bytes checked since the last call, after each piece and at the end;
-/// Ok(false) when that said to end.
+/// Checks a sealed segment; whose its bytes are. Calls `go_on` with the bytes checked since the last call, after each piece
+/// and at the end; Ok(None) when that said to end.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] with file, offset and the advice; [`StoreError::Io`] where the file cannot be read.
@@ -33,19 +36,21 @@ pub(super) fn check_sealed(
     sealed: &Sealed,
     advice: &str,
     mut go_on: impl FnMut(u64) -> bool,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Tally>, StoreError> {
     let Sealed { shard, base, next, path, .. } = sealed;
     let (file, _) = open_sealed(files, path, *shard, *base, *next, advice)?;
     let end = SEGMENT_HEADER_BYTES as u64 + sealed.bytes();
     let mut window = Window::new(&*file, end, PIECE_BYTES);
     let mut offset = SEGMENT_HEADER_BYTES as u64;
     let mut told = offset;
+    let mut tally = Tally::default();
     let mut wanted = RECORD_HEADER_BYTES;
     while offset < end {
         let reading = || format!("read {} at offset {offset}", path.display());
         let bytes = window.at(offset, wanted).map_err(|error| StoreError::io(reading(), error))?;
         match format::examine(bytes, base + offset - SEGMENT_HEADER_BYTES as u64, offset) {
             Found::Record(header) => {
+                tally.add(header.key_of(bytes), header.stored_bytes() as u64);
                 offset += header.stored_bytes() as u64;
                 wanted = RECORD_HEADER_BYTES;
             }
@@ -57,15 +62,24 @@ pub(super) fn check_sealed(
         }
         if offset - told >= PIECE_BYTES as u64 {
             if !go_on(offset - told) {
-                return Ok(false);
+                return Ok(None);
             }
             told = offset;
         }
     }
-    Ok(go_on(offset - told))
+    Ok(go_on(offset - told).then_some(tally))
 }
 
-/// Checks the newest segments, as many as fit into `budget_bytes`; the others, oldest first.
+/// What checking at the start has found.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// Whose bytes the checked segments hold, by shard and base.
+    pub(super) tallies: HashMap<(ShardId, u64), Tally>,
+    /// The others, oldest first.
+    pub(super) left: Vec<Sealed>,
+}
+
+/// Checks the newest segments, as many as fit into `budget_bytes`.
 ///
 /// # Errors
 /// As [`check_sealed`], for the first segment in which something is wrong.
@@ -73,7 +87,7 @@ pub(super) fn check_newest(
     files: &dyn Files,
     mut sealed: Vec<Sealed>,
     budget_bytes: u64,
-) -> Result<Vec<Sealed>, StoreError> {
+) -> Result<Checked, StoreError> {
     sealed.sort_by_key(|segment| (segment.created_ns, segment.shard, segment.base));
     let mut bytes = 0;
     let fits = |segment: &&Sealed| {
@@ -83,27 +97,27 @@ pub(super) fn check_newest(
     let count = sealed.iter().rev().take_while(fits).count();
     let mut newest = sealed.split_off(sealed.len() - count);
     newest.reverse();
-    check_all(files, &newest)?;
-    Ok(sealed)
+    Ok(Checked { tallies: check_all(files, &newest)?, left: sealed })
 }
 
 /// Checks segments side by side: all of them, unless one is damaged.
-fn check_all(files: &dyn Files, segments: &[Sealed]) -> Result<(), StoreError> {
+fn check_all(files: &dyn Files, segments: &[Sealed]) -> Result<HashMap<(ShardId, u64), Tally>, StoreError> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = || {
+        let mut tallies = Vec::new();
         while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
             let go_on = |_| !failed.load(Ordering::Relaxed);
             match check_sealed(files, segment, ADVICE_AT_START, go_on) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(Some(tally)) => tallies.push(((segment.shard, segment.base), tally)),
+                Ok(None) => break,
                 Err(error) => {
                     failed.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
             }
         }
-        Ok(())
+        Ok(tallies)
     };
     let bytes: u64 = segments.iter().map(Sealed::bytes).sum();
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -115,6 +129,8 @@ fn check_all(files: &dyn Files, segments: &[Sealed]) -> Result<(), StoreError> {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        joined.fold(own, Result::and)
+        // All are waited for; the first error counts.
+        let all: Vec<_> = std::iter::once(own).chain(joined).collect();
+        Ok(all.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     })
 }

@@ -160,6 +160,11 @@ impl RecordHeader {
         (header.key_bytes > 0 && header.key_bytes + header.payload_bytes <= RECORD_BYTES_MAX).then_some(header)
     }
 
+    /// The key in the bytes of the record, which must hold it.
+    pub(super) fn key_of<'a>(&self, record: &'a [u8]) -> &'a [u8] {
+        record.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + self.key_bytes).unwrap_or_default()
+    }
+
     pub(super) fn stored_bytes(&self) -> usize {
         stored_bytes(self.key_bytes, self.payload_bytes)
     }

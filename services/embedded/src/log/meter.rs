@@ -13,7 +13,11 @@ pub(super) struct Meter {
     pub(super) sync_seconds: Histogram,
     pub(super) queue_bytes: Gauge,
     pub(super) kept_bytes: Gauge,
+    /// Bytes of segments that nothing needs.
+    pub(super) unneeded_bytes: Gauge,
     pub(super) segments_deleted: Counter,
+    /// Bytes deleted before their time.
+    pub(super) early_bytes: Counter,
     /// Bytes of sealed segments that the scrub has still to check.
     pub(super) unchecked_bytes: Gauge,
     /// Sealed segments in which it found damage.
@@ -31,6 +35,8 @@ impl Meter {
             sync_seconds: histogram!("tidegauge_log_sync_seconds", "shard" => shard.clone()),
             queue_bytes: gauge!("tidegauge_log_queue_bytes", "shard" => shard.clone()),
             kept_bytes: gauge!("tidegauge_log_kept_bytes", "shard" => shard.clone()),
+            unneeded_bytes: gauge!("tidegauge_log_unneeded_bytes", "shard" => shard.clone()),
+            early_bytes: counter!("tidegauge_log_early_deleted_bytes_total", "shard" => shard.clone()),
             segments_deleted: counter!("tidegauge_log_segments_deleted_total", "shard" => shard.clone()),
             unchecked_bytes: gauge!("tidegauge_log_unchecked_bytes", "shard" => shard.clone()),
             damaged_segments: gauge!("tidegauge_log_damaged_segments", "shard" => shard),

@@ -19,6 +19,7 @@ use super::segment::{
     segment_path, shard_dir,
 };
 use super::shard::Opened;
+use super::tally::Tally;
 use crate::files::{FileHandle, Files, read_full, write_full, write_whole};
 
 const FORMAT_FILE: &str = "format";
@@ -102,7 +103,7 @@ fn remove_unfinished(files: &dyn Files, dir: &Path) -> Result<(), StoreError> {
     for base in segment_bases(files, dir)? {
         let path = segment_path(dir, base);
         let file = files.open(&path).map_err(|error| failed("open", &path, error))?;
-        if base != 0 || find_end(&*file, &path, base)?.offset > SEGMENT_HEADER_BYTES as u64 {
+        if base != 0 || find_end(&*file, &path, base, &mut Tally::default())?.offset > SEGMENT_HEADER_BYTES as u64 {
             return Err(damaged(&path, 0, "there are records, but the log's file named format is missing"));
         }
         files.remove(&path).map_err(|error| failed("remove", &path, error))?;
@@ -128,7 +129,7 @@ pub(super) fn open_shard(
     for (base, next) in sealed.iter().zip(&bases[1..]) {
         let path = segment_path(&dir, *base);
         let (_, header) = open_sealed(files, &path, shard, *base, *next, ADVICE)?;
-        segments.push_back(Segment { base: *base, created_ns: header.created_ns, path, active: None });
+        segments.push_back(Segment { base: *base, created_ns: header.created_ns, path, active: None, tally: None });
     }
 
     let path = segment_path(&dir, *last);
@@ -137,7 +138,8 @@ pub(super) fn open_shard(
         Some(header) => header.created_ns,
         None => rewrite_header(&*file, &path, SegmentHeader { shard, base: *last, created_ns: now_ns })?,
     };
-    let end = find_end(&*file, &path, *last)?;
+    let mut tally = Tally::default();
+    let end = find_end(&*file, &path, *last, &mut tally)?;
     let end_position = last + end.offset - SEGMENT_HEADER_BYTES as u64;
     for (_, known) in options.known.iter().filter(|(id, _)| *id == shard) {
         let known = super::parse_position(known)?.unwrap_or(0);
@@ -154,8 +156,8 @@ pub(super) fn open_shard(
     file.sync_all().map_err(|error| failed("sync", &path, error))?;
     files.sync_dir(&dir).map_err(|error| failed("sync", &dir, error))?;
     let filled = file.len().map_err(|error| failed("read", &path, error))?;
-    segments.push_back(Segment { base: *last, created_ns, path, active: Some(file) });
-    Ok(Opened { segments, end: end_position, filled })
+    segments.push_back(Segment { base: *last, created_ns, path, active: Some(file), tally: None });
+    Ok(Opened { segments, end: end_position, filled, tally })
 }
 
 /// A last segment that ends inside its header holds no record; the header says nothing that the name does not.

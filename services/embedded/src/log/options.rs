@@ -32,6 +32,9 @@ pub struct LogOptions {
     pub retention: Duration,
     /// Room on the disk that the log leaves to others.
     pub reserve: DiskReserve,
+    /// Share of the disk, in percent, that the segments of one key may take when nothing needs them any more: over it they
+    /// are the first to go when room is short.
+    pub tenant_share_percent: u64,
     /// Bytes of sealed segments that a start checks whole, the newest ones first; the rest is checked while the log runs.
     pub start_check_bytes: u64,
     /// Bytes a second of that.
@@ -55,6 +58,7 @@ impl LogOptions {
             idle: Duration::from_secs(60),
             retention: limits::LOG_RETENTION,
             reserve: DiskReserve::default(),
+            tenant_share_percent: limits::LOG_TENANT_SHARE_PERCENT,
             start_check_bytes: limits::LOG_START_CHECK_BYTES,
             scrub_bytes_per_second: limits::LOG_SCRUB_BYTES_PER_SECOND,
             known: Vec::new(),

@@ -55,6 +55,8 @@ pub(super) const fn room(stored_bytes: usize) -> usize {
 pub(super) enum Refusal {
     Full(String),
     Io(String, std::io::ErrorKind),
+    /// No descriptor was free.
+    Descriptors(String),
     Stopped(String),
 }
 
@@ -63,7 +65,7 @@ impl From<Refusal> for StoreError {
         match refusal {
             Refusal::Full(what) => Self::Full(what),
             Refusal::Io(doing, kind) => Self::Io { doing, source: kind.into() },
-            Refusal::Stopped(why) => Self::Unavailable(why),
+            Refusal::Descriptors(why) | Refusal::Stopped(why) => Self::Unavailable(why),
         }
     }
 }

@@ -12,6 +12,7 @@ use tidegauge_core::log::StoreError;
 
 use super::format::{self, Found, RECORD_HEADER_BYTES, RecordHeader, SECTOR_BYTES, SEGMENT_HEADER_BYTES};
 use super::segment::{damaged, failed};
+use super::tally::Tally;
 use super::window::Window;
 use crate::files::FileHandle;
 
@@ -29,8 +30,8 @@ pub(super) struct End {
     pub(super) torn: bool,
 }
 
-/// Checks every record of the last segment, which begins at position `base`, and finds its end.
-pub(super) fn find_end(file: &dyn FileHandle, path: &Path, base: u64) -> Result<End, StoreError> {
+/// Checks every record of the last segment, which begins at position `base`, and finds its end; counts whose its bytes are.
+pub(super) fn find_end(file: &dyn FileHandle, path: &Path, base: u64, tally: &mut Tally) -> Result<End, StoreError> {
     let io_failed = |error| failed("read", path, error);
     let bytes = file.len().map_err(io_failed)?;
     let mut window = Window::new(file, bytes, WINDOW_BYTES);
@@ -41,6 +42,7 @@ pub(super) fn find_end(file: &dyn FileHandle, path: &Path, base: u64) -> Result<
         let found_bytes = window.at(offset, wanted).map_err(io_failed)?;
         let sign = match format::examine(found_bytes, position, offset) {
             Found::Record(header) => {
+                tally.add(header.key_of(found_bytes), header.stored_bytes() as u64);
                 offset += header.stored_bytes() as u64;
                 wanted = RECORD_HEADER_BYTES;
                 continue;

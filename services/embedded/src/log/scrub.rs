@@ -88,7 +88,7 @@ impl Scrub {
         let mut pause_ns = TRY_PAUSE_NS;
         while let Some(mut waiting) = self.left.pop_front() {
             match check_sealed(&*self.files, &waiting.segment, ADVICE_WHILE_RUNNING, |bytes| self.pace(bytes)) {
-                Ok(false) => return,
+                Ok(None) => return,
                 Err(StoreError::Io { doing, source }) if !waiting.is_deleted() => {
                     waiting.failures += 1;
                     if waiting.failures == TRIES {
@@ -108,7 +108,10 @@ impl Scrub {
                 outcome => {
                     match outcome {
                         Err(error) => waiting.tell("is damaged", error.to_string()),
-                        Ok(_) => waiting.shard.clear_damage(waiting.segment.base),
+                        Ok(tally) => {
+                            waiting.shard.clear_damage(waiting.segment.base);
+                            waiting.shard.note_tally(waiting.segment.base, tally);
+                        }
                     }
                     waiting.shard.count_unchecked(0, waiting.segment.bytes());
                     pause_ns = TRY_PAUSE_NS;

@@ -8,6 +8,7 @@ use tidegauge_core::ShardId;
 use tidegauge_core::log::StoreError;
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::tally::Tally;
 use crate::files::{FileHandle, Files, read_full, write_full};
 
 const SUFFIX: &str = ".seg";
@@ -32,6 +33,8 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     /// The open file of the segment that is written; sealed ones are opened when they are read.
     pub(super) active: Option<Arc<dyn FileHandle>>,
+    /// Whose bytes it holds, once it is sealed; of one from before the start once it has been checked.
+    pub(super) tally: Option<Arc<Tally>>,
 }
 
 impl Segment {
@@ -166,13 +169,20 @@ pub(super) fn create_segment(
 ) -> Result<(Segment, Arc<dyn FileHandle>), CreateError> {
     let path = segment_path(dir, header.base);
     let unfinished = path.with_extension(&UNFINISHED_SUFFIX[1..]);
+    let names = files.open_dir(dir).map_err(CreateError::Refused)?;
     let file = begin(files, &unfinished, header).inspect_err(|_| {
         // Best effort: the next start removes it too.
         let _ = files.remove(&unfinished);
     })?;
     files.rename(&unfinished, &path).map_err(CreateError::Refused)?;
-    files.sync_dir(dir).map_err(CreateError::Sync)?;
-    let segment = Segment { base: header.base, created_ns: header.created_ns, path, active: Some(Arc::clone(&file)) };
+    names.sync().map_err(CreateError::Sync)?;
+    let segment = Segment {
+        base: header.base,
+        created_ns: header.created_ns,
+        path,
+        active: Some(Arc::clone(&file)),
+        tally: None,
+    };
     Ok((segment, file))
 }
 

@@ -14,7 +14,8 @@ use super::format::{Envelope, Place, SEGMENT_HEADER_BYTES, SegmentHeader, stored
 use super::queue::{Job, Refusal, Taken};
 use super::segment::{CreateError, Segment, create_segment, segment_path};
 use super::shard::Shard;
-use crate::files::{FileHandle, write_vectored_full};
+use super::tally::Tally;
+use crate::files::{FileHandle, is_out_of_descriptors, write_vectored_full};
 
 /// Share of the retention time after which a segment is ended, full or not: what one quiet segment holds can only go once
 /// the next one has begun.
@@ -46,15 +47,24 @@ pub(super) struct Active {
     oldest_ns: i64,
     file: Arc<dyn FileHandle>,
     fill: Arc<Fill>,
+    /// Whose bytes it holds.
+    tally: Tally,
 }
 
 impl Active {
-    /// `file` is the segment's, `filled` its length, `end` the position after its records.
-    pub(super) fn new(shard: &Shard, segment: &Segment, file: Arc<dyn FileHandle>, filled: u64, end: u64) -> Self {
+    /// `file` is the segment's, `filled` its length, `end` the position after its records, `tally` whose they are.
+    pub(super) fn new(
+        shard: &Shard,
+        segment: &Segment,
+        file: Arc<dyn FileHandle>,
+        filled: u64,
+        end: u64,
+        tally: Tally,
+    ) -> Self {
         let limit = SEGMENT_HEADER_BYTES as u64 + shard.options.segment_bytes;
         let ahead = shard.options.write_ahead_bytes;
         let fill = Fill::new(Arc::clone(&file), filled, segment.offset(end), ahead, limit);
-        Self { base: segment.base, oldest_ns: segment.created_ns, file, fill: Arc::new(fill) }
+        Self { base: segment.base, oldest_ns: segment.created_ns, file, fill: Arc::new(fill), tally }
     }
 }
 
@@ -107,6 +117,7 @@ impl Writer {
         if let Err(error) = self.shard.retain() {
             tracing::warn!(%error, shard = self.shard.id.0, "cannot delete old segments of the log");
         }
+        self.shard.room.look_again(&self.shard);
         Ok(())
     }
 
@@ -128,6 +139,7 @@ impl Writer {
                 self.shard.durable.send_replace(self.end);
                 self.shard.meter.append_bytes.increment(bytes as u64);
                 for job in jobs {
+                    self.active.tally.add(&job.key_bytes, job.stored_bytes as u64);
                     self.shard.meter.append_records.increment(job.records.len() as u64);
                     let after = job.records.iter().map(|record| {
                         position += stored_bytes(job.key_bytes.len(), record.payload.len()) as u64;
@@ -204,10 +216,7 @@ impl Writer {
     }
 
     fn check_reserve(&self, bytes: usize) -> Result<(), Failure> {
-        match self.shard.check_reserve(bytes) {
-            Ok(()) => Ok(()),
-            Err(what) => Err(Failure::Refused(Refusal::Full(what))),
-        }
+        self.shard.room.find(&self.shard, bytes).map_err(|what| Failure::Refused(Refusal::Full(what)))
     }
 
     /// Lays out the records around their payloads and writes them.
@@ -293,8 +302,10 @@ impl Writer {
             }
             CreateError::Sync(error) => self.sync_failed(&error),
         })?;
-        self.active = Active::new(&self.shard, &segment, file, SEGMENT_HEADER_BYTES as u64, self.end);
-        self.shard.push_segment(segment);
+        let filled = SEGMENT_HEADER_BYTES as u64;
+        let active = Active::new(&self.shard, &segment, file, filled, self.end, Tally::default());
+        let sealed = std::mem::replace(&mut self.active, active);
+        self.shard.push_segment(segment, sealed.tally);
         if self.shard.has_expired()
             && let Err(error) = self.shard.retain()
         {
@@ -320,6 +331,11 @@ fn refusal(doing: &str, path: &std::path::Path, error: &io::Error) -> Refusal {
     let doing = format!("{doing} {}", path.display());
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::Full(doing),
+        // Without the path: callers are told.
+        _ if is_out_of_descriptors(error) => {
+            tracing::warn!(doing, %error, "the log needs a file and has no descriptor for it, see ulimit -n");
+            Refusal::Descriptors("the server has no file descriptor free for the log".to_owned())
+        }
         kind => Refusal::Io(doing, kind),
     }
 }

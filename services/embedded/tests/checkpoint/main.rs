@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use tidegauge_core::checkpoint::{Acquired, Change, CheckpointStore, StoreError};
 use tidegauge_core::conformance::checkpoint::{self, Backend};
 use tidegauge_core::ids::ShardId;
+use tidegauge_core::limits::CHECKPOINT_FILES_AT_ONCE;
 use tidegauge_core::log::Position;
 use tidegauge_embedded::checkpoint::files::DiskFiles;
 use tidegauge_embedded::checkpoint::{Compaction, FileCheckpointStore};
@@ -195,6 +196,79 @@ async fn a_crash_between_any_two_operations_leaves_before_or_after() {
 }
 
 /// A disk with a base, deltas and a manifest, and what is on it.
+/// However few descriptors are left, an epoch is done or can be tried again under the same lease; a merge that finds none is
+/// only late.
+#[tokio::test]
+async fn want_of_descriptors_can_be_tried_again() {
+    let mut refusals = 0;
+    for opens in 0..14 {
+        let files = MemoryFiles::default();
+        let store = open(&files).expect("opens");
+        let acquired = store.acquire(SHARD).await.expect("acquires");
+        let lease = acquired.lease;
+        let mut state = State::of(acquired);
+        for epoch in 1..=6 {
+            if epoch == 3 {
+                files.opens_left(Some(opens));
+            }
+            let prepare = async || store.prepare(&lease, epoch, &position(epoch), epoch * 10, changes_of(epoch)).await;
+            if let Err(error) = prepare().await {
+                assert!(matches!(error, StoreError::Io { .. }), "{opens} opens: {error}");
+                refusals += 1;
+                files.opens_left(None);
+                prepare().await.expect("again");
+            }
+            state.prepare(&changes_of(epoch));
+            if let Err(error) = store.complete(&lease, epoch).await {
+                assert!(matches!(error, StoreError::Io { .. }), "{opens} opens: {error}");
+                refusals += 1;
+                files.opens_left(None);
+                store.complete(&lease, epoch).await.expect("again");
+            }
+            state.completed = epoch;
+        }
+        drop(store);
+        files.opens_left(None);
+        let found = State::of(open(&files).expect("opens").acquire(SHARD).await.expect("acquires"));
+        assert_eq!(found, state, "{opens} opens");
+    }
+    assert!(refusals > 5, "{refusals} refusals");
+}
+
+/// A shard with more files than are read at once is read in rounds, and is the same.
+#[tokio::test]
+async fn many_files_are_read_in_rounds() {
+    const EPOCHS: u64 = 3 * CHECKPOINT_FILES_AT_ONCE as u64;
+    let files = MemoryFiles::default();
+    let never = Compaction { deltas_max: usize::MAX / 4, bytes_min: u64::MAX, inline: true };
+    let store = FileCheckpointStore::with_files(Path::new("/state"), Arc::new(files.clone()), never).expect("opens");
+    let acquired = store.acquire(SHARD).await.expect("acquires");
+    let lease = acquired.lease;
+    let mut state = State::of(acquired);
+    for epoch in 1..=EPOCHS {
+        store.prepare(&lease, epoch, &position(epoch), epoch * 10, changes_of(epoch)).await.expect("prepares");
+        store.complete(&lease, epoch).await.expect("completes");
+        state.prepare(&changes_of(epoch));
+        state.completed = epoch;
+    }
+    drop(store);
+    assert_eq!(files.contents().len() as u64, EPOCHS + 1, "nothing was merged");
+    // Merging takes them in rounds too.
+    let store = open(&files).expect("opens");
+    let acquired = store.acquire(SHARD).await.expect("acquires");
+    let lease = acquired.lease;
+    assert_eq!(State::of(acquired), state);
+    for epoch in EPOCHS + 1..EPOCHS + 12 {
+        store.prepare(&lease, epoch, &position(epoch), epoch * 10, changes_of(epoch)).await.expect("prepares");
+        store.complete(&lease, epoch).await.expect("completes");
+        state.prepare(&changes_of(epoch));
+        state.completed = epoch;
+    }
+    drop(store);
+    assert!(files.contents().len() < 12, "{:?}", files.contents().keys());
+    assert_eq!(State::of(open(&files).expect("opens").acquire(SHARD).await.expect("acquires")), state);
+}
+
 async fn written() -> (MemoryFiles, State) {
     let files = MemoryFiles::default();
     let (state, _) = run_until_crash(&files, 5).await;

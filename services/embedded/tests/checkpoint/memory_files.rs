@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use tidegauge_embedded::checkpoint::files::{StateFiles, WriteFile};
+use tidegauge_embedded::checkpoint::files::{StateFiles, SyncNames, WriteFile};
 
 /// What a crash leaves of that which was not synced.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -31,6 +31,7 @@ struct Disk {
     durable: BTreeMap<PathBuf, usize>,
     operations: usize,
     crash_at: Option<usize>,
+    opens_left: Option<usize>,
 }
 
 impl Disk {
@@ -41,6 +42,18 @@ impl Disk {
         }
         self.operations += 1;
         Ok(())
+    }
+
+    /// Takes a descriptor, if there is one.
+    fn descriptor(&mut self) -> io::Result<()> {
+        match &mut self.opens_left {
+            Some(0) => Err(io::Error::from_raw_os_error(24)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -57,6 +70,11 @@ impl MemoryFiles {
     /// Lets every operation after this many fail.
     pub(crate) fn crash_at(&self, operations: usize) {
         self.disk(|disk| disk.crash_at = Some(operations));
+    }
+
+    /// Lets so many files and directories be opened; then there is no descriptor (EMFILE). None: as many as one likes.
+    pub(crate) fn opens_left(&self, opens: Option<usize>) {
+        self.disk(|disk| disk.opens_left = opens);
     }
 
     /// The disk as a restart finds it.
@@ -146,6 +164,7 @@ impl StateFiles for MemoryFiles {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
         self.disk(|disk| {
+            disk.descriptor()?;
             disk.operate()?;
             let inode = disk.inodes.len();
             disk.inodes.push(Inode::default());
@@ -156,6 +175,7 @@ impl StateFiles for MemoryFiles {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         self.disk(|disk| {
+            disk.descriptor()?;
             let inode = disk.live.get(path).ok_or_else(not_found)?;
             Ok(Box::new(Cursor::new(disk.inodes[*inode].live.clone())) as Box<dyn Read + Send>)
         })
@@ -177,11 +197,24 @@ impl StateFiles for MemoryFiles {
         })
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk(|disk| {
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn SyncNames>> {
+        self.disk(Disk::descriptor)?;
+        Ok(Box::new(MemoryNames { files: self.clone(), dir: dir.to_owned() }))
+    }
+}
+
+struct MemoryNames {
+    files: MemoryFiles,
+    dir: PathBuf,
+}
+
+impl SyncNames for MemoryNames {
+    fn sync(&self) -> io::Result<()> {
+        self.files.disk(|disk| {
             disk.operate()?;
-            disk.durable.retain(|path, _| path.parent() != Some(dir));
-            let now = disk.live.iter().filter(|(path, _)| path.parent() == Some(dir));
+            let dir = Some(self.dir.as_path());
+            disk.durable.retain(|path, _| path.parent() != dir);
+            let now = disk.live.iter().filter(|(path, _)| path.parent() == dir);
             disk.durable.extend(now.map(|(path, inode)| (path.clone(), *inode)));
             Ok(())
         })

@@ -90,6 +90,36 @@ fn a_failed_sync_ends_it() {
     });
 }
 
+/// However few descriptors are left when a segment is full, nothing aborts: the append is refused as one to repeat, or done; a
+/// power cut then finds what was acknowledged and no more, and with descriptors the log goes on.
+#[test]
+fn want_of_descriptors_refuses_and_the_log_goes_on() {
+    let mut refusals = 0;
+    for opens in 0..4 {
+        run(async {
+            let (abort, reasons) = remembering_hook();
+            let files = MemoryFiles::default();
+            let log = open(LogOptions { segment_bytes: 1_000, abort, ..options(1) }, &files).unwrap();
+            append(&log, record("tenant", noise(900, 1))).await.unwrap();
+            let mut expected = vec![noise(900, 1)];
+            files.faults(|faults| faults.opens_left = Some(opens));
+            match append(&log, record("tenant", noise(900, 2))).await {
+                Ok(_) => expected.push(noise(900, 2)),
+                Err(StoreError::Unavailable(_)) => refusals += 1,
+                Err(other) => panic!("{opens} opens: {other}"),
+            }
+            let cut = open(options(1), &files.power_cut(opens as u64)).unwrap();
+            assert_eq!(payloads(&read_all(&cut, SHARD, 1 << 20).await.unwrap()), expected, "{opens} opens");
+            files.faults(|faults| faults.opens_left = None);
+            append(&log, record("tenant", noise(900, 3))).await.unwrap();
+            expected.push(noise(900, 3));
+            assert_eq!(payloads(&read_all(&log, SHARD, 1 << 20).await.unwrap()), expected, "{opens} opens");
+            assert!(reasons.lock().unwrap().is_empty(), "{opens} opens: {reasons:?}");
+        });
+    }
+    assert_eq!(refusals, 2, "a new segment takes two descriptors: its own and that of its directory");
+}
+
 /// While a sync has not returned, no reader sees its records, the queue fills up to its bound and then refuses; later
 /// everything taken is answered, in order, and closing waits for it.
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegauge_auth::{AuthOptions, Authenticator, TenantClaim, create_token};
-use tidegauge_core::clock::{Clock, ManualClock};
+use tidegauge_core::clock::{Clock, ManualClock, SteadyClock};
 use tidegauge_core::event::EventBatch;
 use tidegauge_core::log::{EventLog, NewRecord, Position, ReadBatch, ShardStatus, StoreError};
 use tidegauge_core::scope::Role;
@@ -127,7 +127,7 @@ impl World {
         let clock = Arc::new(ManualClock::at(NOW_NS));
         let auth = AuthOptions { folder: folder.path().join("auth"), rules: None };
         let authenticator = Arc::new(Authenticator::open(auth, clock.clone()).unwrap());
-        let ingest = Ingest::start(options, log, clock.clone());
+        let ingest = Ingest::start(options, log, SteadyClock::start(clock.clone()));
         let mut builder = ServerBuilder::new(ServerOptions::default(), authenticator, clock.clone());
         for mount in ingest.mounts() {
             builder = builder.mount(mount);
@@ -141,17 +141,29 @@ impl World {
         format!("http://{}", self.server.local_addr())
     }
 
-    /// A writer's token for [`TENANT`].
+    /// A writer's token for [`TENANT`], good for an hour.
     pub(crate) fn token(&self) -> String {
+        self.token_for(Duration::from_secs(3_600))
+    }
+
+    fn token_for(&self, life: Duration) -> String {
         let folder = self.folder.path().join("auth");
         let tenants = TenantClaim::Only(vec![TenantId::parse(TENANT).unwrap()]);
-        let hour = Duration::from_secs(3_600);
-        create_token(&folder, "emitter", &tenants, Role::Writer, hour, &*self.clock as &dyn Clock).unwrap()
+        create_token(&folder, "emitter", &tenants, Role::Writer, life, &*self.clock as &dyn Clock).unwrap()
     }
 
     pub(crate) async fn client(&self) -> TestClient {
+        self.client_with(&self.token()).await
+    }
+
+    /// A client whose token outlives steps of the wall clock by days.
+    pub(crate) async fn lasting_client(&self) -> TestClient {
+        self.client_with(&self.token_for(Duration::from_secs(30 * 24 * 3_600))).await
+    }
+
+    async fn client_with(&self, token: &str) -> TestClient {
         let channel = Channel::from_shared(self.endpoint()).unwrap().connect().await.unwrap();
-        let bearer = MetadataValue::try_from(format!("Bearer {}", self.token())).unwrap();
+        let bearer = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
         let credentials: Credentials = Box::new(move |mut request: Request<()>| {
             request.metadata_mut().insert("authorization", bearer.clone());
             Ok(request)

@@ -12,7 +12,8 @@ use tidegauge_aggregation::{Aggregation, AggregationHandle, AggregationOptions, 
 use tidegauge_auth::{AuthOptions, Authenticator};
 use tidegauge_core::SystemAuthority;
 use tidegauge_core::checkpoint::CheckpointStore;
-use tidegauge_core::clock::{Clock, SystemClock};
+use tidegauge_core::clock::{Clock, SteadyClock, Step, SystemClock};
+use tidegauge_core::descriptors::DescriptorBudget;
 use tidegauge_core::hot::HotStore;
 use tidegauge_core::lake::LakeStore;
 use tidegauge_core::log::EventLog;
@@ -27,6 +28,7 @@ use tidegauge_hot_metric::{HotMetric, HotMetricHandle, HotMetricOptions};
 use tidegauge_ingest::{Ingest, IngestHandle, IngestOptions, Quota};
 use tidegauge_rpc::{InternalChannel, ServerBuilder, ServerHandle, ServerOptions, TlsFiles};
 
+use super::descriptors;
 use super::http::{self, Http};
 use super::listen::Listeners;
 use crate::failure::{Doing as _, Failure, Outcome};
@@ -71,7 +73,9 @@ impl Running {
     /// # Errors
     /// What cannot be opened or started, named.
     pub(crate) async fn start(settings: &Settings, listeners: Listeners) -> Outcome<Self> {
+        // Credentials and queries go by the wall clock, as their callers do; events, windows and the log by the steady one.
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let steady = SteadyClock::start(Arc::clone(&clock));
         let (grpc, http_address) = (local(&listeners.grpc)?, local(&listeners.http)?);
         if !http_address.ip().is_loopback() && !settings.server.insecure_plaintext {
             return Err(Failure::usage(format!(
@@ -79,13 +83,15 @@ impl Running {
                  --insecure-plaintext"
             )));
         }
-        let http = Http::start(listeners.http, metrics()?);
+        let budget = descriptors::divide(settings.log.shards)?;
+        let http = Http::start(listeners.http, budget.http_connections, metrics()?);
+        descriptors::tell(&budget);
         tidegauge_embedded::meters::describe();
 
         let root = DataDir::open(&settings.server.data_dir)?;
         let stores = {
-            let (settings, root, clock) = (settings.clone(), root.clone(), Arc::clone(&clock));
-            let open = move || open_stores(&settings, &root, clock);
+            let (settings, root, clock) = (settings.clone(), root.clone(), Arc::clone(&steady));
+            let open = move || open_stores(&settings, &root, clock, &budget);
             tokio::task::spawn_blocking(open).await.doing("opening the data directory")??
         };
         let auth = AuthOptions { folder: root.auth(), rules: settings.auth.rules_file.0.clone() };
@@ -96,12 +102,13 @@ impl Running {
             insecure_plaintext: settings.server.insecure_plaintext,
             connections_per_address: settings.server.connections_per_address,
             connections_per_principal: settings.server.connections_per_principal,
+            connections_max: Some(budget.grpc_connections),
         };
         let builder = ServerBuilder::new(options, Arc::new(authenticator), Arc::clone(&clock));
         let internal = builder.internal();
 
         let event_log: Arc<dyn EventLog> = Arc::<EmbeddedLog>::clone(&stores.log);
-        let ingest = Ingest::start(ingest_options(settings), Arc::clone(&event_log), Arc::clone(&clock));
+        let ingest = Ingest::start(ingest_options(settings), Arc::clone(&event_log), Arc::clone(&steady));
         let hot = HotMetric::start(
             HotMetricOptions::default(),
             stores.hot,
@@ -110,7 +117,7 @@ impl Running {
             &builder.draining(),
         );
         let query = HistoricalQuery::start(
-            query_options(settings),
+            QueryOptions { pinned_objects: budget.held_objects(), ..query_options(settings) },
             Arc::clone(&stores.lake),
             internal.clone(),
             Arc::clone(&clock),
@@ -122,7 +129,7 @@ impl Running {
             aggregation_options(settings)?,
             backends,
             internal.clone(),
-            clock,
+            Arc::clone(&steady),
             authority("aggregation"),
         )
         .map_err(|e| Failure::new(e.to_string()))?;
@@ -138,6 +145,9 @@ impl Running {
         });
         let log = Arc::clone(&stores.log);
         http.note_if(move || {
+            if let (_, Step::Refused(_)) = steady.read() {
+                return Some("the machine's clock has stepped and is not followed: live events are refused".to_owned());
+            }
             let shard = log.damaged_shards().first()?.to_string();
             Some(format!("the log of shard {shard} is damaged, see `tidegauge status` and the log"))
         });
@@ -223,7 +233,8 @@ pub(crate) struct Stopped {
 pub(crate) async fn open_stopped(settings: &Settings) -> Outcome<Stopped> {
     let root = DataDir::open(&settings.server.data_dir)?;
     let owned = settings.clone();
-    let open = move || open_stores(&owned, &root, Arc::new(SystemClock::default()));
+    let budget = descriptors::divide(settings.log.shards)?;
+    let open = move || open_stores(&owned, &root, Arc::new(SystemClock::default()), &budget);
     let stores = tokio::task::spawn_blocking(open).await.doing("opening the data directory")??;
     Ok(Stopped {
         options: aggregation_options(settings)?,
@@ -233,7 +244,12 @@ pub(crate) async fn open_stopped(settings: &Settings) -> Outcome<Stopped> {
     })
 }
 
-fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Outcome<Stores> {
+fn open_stores(
+    settings: &Settings,
+    root: &DataDir,
+    clock: Arc<dyn Clock>,
+    budget: &DescriptorBudget,
+) -> Outcome<Stores> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
     let mut locks = Vec::with_capacity(Part::ALL.len());
     for part in Part::ALL {
@@ -246,6 +262,7 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
         start_check_bytes: settings.log.start_check_bytes.0,
         queue_bytes: bytes(settings.log.queue_bytes.0),
         retention: settings.log.retention.0,
+        tenant_share_percent: settings.log.tenant_share_percent,
         reserve: DiskReserve { percent: settings.log.reserve_percent, bytes: settings.log.reserve_bytes.0 },
         // A log that is shorter than what was checkpointed has lost records: then the start is refused.
         // More shards than there can be are refused by the log, not looked for here.
@@ -253,8 +270,8 @@ fn open_stores(settings: &Settings, root: &DataDir, clock: Arc<dyn Clock>) -> Ou
         ..LogOptions::new(root.path(Part::Log))
     };
     let log = EmbeddedLog::open(options, Arc::new(DiskFiles), clock).map_err(|e| failed(&e))?;
-    let hot = FjallHotStore::open(&root.path(Part::Hot)).map_err(|e| failed(&e))?;
-    let lake = LocalLakeStore::open(root.path(Part::Lake)).map_err(|e| failed(&e))?;
+    let hot = FjallHotStore::open_within(&root.path(Part::Hot), budget.hot_tables).map_err(|e| failed(&e))?;
+    let lake = LocalLakeStore::open_within(root.path(Part::Lake), budget).map_err(|e| failed(&e))?;
     Ok(Stores {
         log: Arc::new(log),
         hot: Arc::new(hot),

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use crate::failure::{Doing as _, Outcome};
 use listener::Times;
 
@@ -57,8 +58,8 @@ pub(super) fn recorder() -> Outcome<PrometheusHandle> {
 }
 
 impl Http {
-    /// Serves; not ready yet.
-    pub(super) fn start(listener: TcpListener, metrics: PrometheusHandle) -> Self {
+    /// Serves so many connections at once; not ready yet.
+    pub(super) fn start(listener: TcpListener, connections_max: usize, metrics: PrometheusHandle) -> Self {
         let ready = Arc::<Ready>::default();
         let ending = CancellationToken::new();
         let is_ready = Arc::clone(&ready);
@@ -69,12 +70,13 @@ impl Http {
             .route("/metrics", get(move || std::future::ready(exposition(&metrics))));
         let until = ending.clone();
         let task = tokio::spawn(async move {
-            let serving = listener::serve(listener, app, listener::CONNECTIONS_MAX, Times::default(), until);
+            let serving = listener::serve(listener, app, connections_max, Times::default(), until);
             let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
             let keeping = async {
                 loop {
                     turns.tick().await;
                     upkeep.run_upkeep();
+                    descriptors::count();
                 }
             };
             tokio::select! {
@@ -153,7 +155,7 @@ mod tests {
         recorder.register_counter(&"tidegauge_test_total".into(), &metadata).increment(7);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let http = Http::start(listener, recorder.handle());
+        let http = Http::start(listener, 256, recorder.handle());
         let get = async |verb: &str, path: &str| {
             ask(&mut TcpStream::connect(address).await.expect("it listens"), verb, path).await
         };

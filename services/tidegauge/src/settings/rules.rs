@@ -31,6 +31,7 @@ pub(super) fn check(settings: &Settings, layers: &Layers) -> Result<(), Settings
     let rules = [
         ("server", "threads", server.threads <= AT_ONCE_MAX, "must be at most 1024"),
         ("log", "queue_bytes", log.queue_bytes.0 >= queue_min, "must hold the records of one request, 25MB"),
+        ("log", "tenant_share_percent", log.tenant_share_percent <= 100, "must be at most 100"),
         ("log", "reserve_percent", log.reserve_percent < 100, "must be less than 100"),
         ("window", "length", divides, "must be whole seconds that divide an hour"),
         ("window", "allowed_lateness", bounded(window.allowed_lateness.0), "must be at most a year"),
@@ -77,6 +78,7 @@ mod tests {
         for (setting, senseless, sensible) in [
             ("SERVER_THREADS", "1025", "1024"),
             ("LOG_QUEUE_BYTES", "24MB", "25MB"),
+            ("LOG_TENANT_SHARE_PERCENT", "101", "100"),
             ("LOG_RESERVE_PERCENT", "100", "99"),
             ("WINDOW_LENGTH", "0s", "1s"),
             ("WINDOW_LENGTH", "7m", "6m"),

@@ -171,6 +171,8 @@ settings! {
         queue_bytes: Size = Size(limits::INGEST_QUEUE_BYTES as u64);
         /// How long records are kept, if nothing needs them longer
         retention: Span = Span(limits::LOG_RETENTION);
+        /// Share of the disk that one tenant may take with log that nothing needs, in percent; over it that goes first when room is short
+        tenant_share_percent: u64 = limits::LOG_TENANT_SHARE_PERCENT;
         /// Share of the disk that stays free, in percent
         reserve_percent: u64 = limits::DISK_RESERVE_PERCENT;
         /// Bytes of the disk that stay free

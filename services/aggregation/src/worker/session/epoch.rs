@@ -1,5 +1,6 @@
 //! When an epoch begins, and what happens when it ends.
 
+use tidegauge_core::clock::Clock as _;
 use tidegauge_core::ids::Epoch;
 use tokio::sync::oneshot;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegauge_core::clock::Clock as _;
 use tidegauge_core::scope::TenantScope;
 
 use super::Session;
@@ -27,6 +28,8 @@ impl Session {
                 state_rows: state.state_rows() as u64,
                 parked: outbox.map_or_else(Vec::new, |outbox| outbox.parked.clone()),
                 stopped_because: outbox.and_then(|outbox| outbox.stopped.clone()),
+                // The log's own, filled in by who asks.
+                log_unneeded_bytes: 0,
             }
         });
         (report, keys.collect())
@@ -79,14 +82,14 @@ impl Session {
     fn set_metrics(&self, report: &ShardReport) {
         let shard = self.context.shard.to_string();
         let mut sum = Counters::default();
-        let (mut pending, mut parked, mut oldest) = (0, 0_u32, self.clock.now_ns());
+        let (mut pending, mut parked, mut oldest) = (0, 0_u32, self.context.clock.now_ns());
         for key in self.shard.keys() {
             sum.add(&key.counters);
             pending += key.pending();
             parked += u32::from(key.outbox().is_some_and(|outbox| outbox.attempts > 0));
             oldest = key.times().map_or(oldest, |(watermark, _)| oldest.min(watermark));
         }
-        let watermark_lag_ns = self.clock.now_ns().saturating_sub(oldest);
+        let watermark_lag_ns = self.context.clock.now_ns().saturating_sub(oldest);
         for (name, value) in [
             ("tidegauge_aggregation_lag_seconds", report.lag_ms as f64 / 1e3),
             ("tidegauge_aggregation_watermark_lag_seconds", watermark_lag_ns as f64 / 1e9),

@@ -305,7 +305,17 @@ impl EventLog for MemoryLog {
 
     async fn status(&self, shard: ShardId) -> Result<ShardStatus, StoreError> {
         let end = self.records.lock().unwrap().len();
-        Ok(ShardStatus { shard, oldest: position(0), end: position(end), bytes: 0, damage: None })
+        let (oldest, end) = (position(0), position(end));
+        Ok(ShardStatus {
+            shard,
+            oldest,
+            end,
+            bytes: 0,
+            unneeded_bytes: 0,
+            unneeded_by_key: Vec::new(),
+            dropped_early_bytes: 0,
+            damage: None,
+        })
     }
 
     async fn acknowledge(&self, _: ShardId, _: &Position) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegauge_core::clock::{Clock, ManualClock};
+use tidegauge_core::clock::{Clock, ManualClock, SteadyClock};
 use tidegauge_core::event::Mode;
 use tidegauge_core::log::NewRecord;
 use tidegauge_core::time::{HOUR_NS, MINUTE_NS, SECOND_NS};
@@ -43,8 +43,14 @@ async fn lives_on_disk() {
     let mut oracle = Oracle::new(options().settings().unwrap());
     for life in 0..4_u64 {
         let backends = open(root.path(), &clock);
-        let handle =
-            Aggregation::start_with(options(), backends.clone(), hot.clone(), clock.clone(), authority()).unwrap();
+        let handle = Aggregation::start_with(
+            options(),
+            backends.clone(),
+            hot.clone(),
+            SteadyClock::start(clock.clone()),
+            authority(),
+        )
+        .unwrap();
         for round in 0..20_u64 {
             clock.advance(20 * SECOND_NS);
             let now = clock.wall_ns();
@@ -77,7 +83,9 @@ async fn lives_on_disk() {
         }
     }
     let backends = open(root.path(), &clock);
-    let handle = Aggregation::start_with(options(), backends.clone(), hot, clock.clone(), authority()).unwrap();
+    let handle =
+        Aggregation::start_with(options(), backends.clone(), hot, SteadyClock::start(clock.clone()), authority())
+            .unwrap();
     let rest = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             let status = handle.status().await;

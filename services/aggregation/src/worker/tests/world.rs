@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidegauge_core::clock::{Clock, ManualClock};
+use tidegauge_core::clock::{Clock, ManualClock, SteadyClock};
 use tidegauge_core::event::Mode;
 use tidegauge_core::hot::WindowRow;
 use tidegauge_core::log::{EventLog, NewRecord};
@@ -99,7 +99,8 @@ impl World {
         let stores = Stores::new(self.disk.clone(), fuse, self.hot.held.clone(), self.beyond.clone());
         let backends = Backends { log: self.log.clone(), checkpoints: stores.clone(), lake: stores.clone() };
         let hot = Arc::new(self.hot.clone());
-        let handle = Aggregation::start_with(options, backends, hot, self.clock.clone(), authority());
+        let handle =
+            Aggregation::start_with(options, backends, hot, SteadyClock::start(self.clock.clone()), authority());
         (handle.unwrap(), stores)
     }
 
