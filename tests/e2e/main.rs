@@ -5,6 +5,7 @@ mod damage;
 mod demo;
 mod disk;
 mod drain;
+mod encodings;
 mod flight;
 mod hot;
 mod kill;
