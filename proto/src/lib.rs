@@ -5,6 +5,8 @@
 //! Flight's included. Start with [`ingest`] and [`stream`].
 
 pub mod convert;
+#[cfg(feature = "conformance")]
+pub mod encodings;
 pub mod raw;
 
 /// Every limit of the platform, for clients, which know this crate but not the core.

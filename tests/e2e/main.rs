@@ -6,6 +6,7 @@ mod demo;
 mod descriptors;
 mod disk;
 mod drain;
+mod encodings;
 mod flight;
 mod hot;
 mod kill;

@@ -2,6 +2,7 @@
 
 use tidegauge_core::hot::{CurrentValue, HotVersion, KeyMeta, LiveWindow, WindowRow};
 use tidegauge_core::ids::{Key, MetricName, NameError, TenantId};
+use tidegauge_core::sum::{Sum, SumParts};
 
 use super::time::{timestamp, timestamp_ns};
 use crate::freshness::v1::{Freshness, KeyFreshness};
@@ -61,32 +62,37 @@ pub fn current_from_proto(value: &pb::Metric) -> Result<CurrentValue, HotMessage
 
 /// A live window as it is sent.
 pub fn window_to_proto(window: &LiveWindow) -> pb::LiveWindow {
+    let SumParts { value, low, rest } = window.row.sum.parts();
     pb::LiveWindow {
         start_unix_nano: window.start_ns,
         end_unix_nano: window.end_ns,
         metric_name: window.metric.as_str().to_owned(),
         event_count: window.row.count,
-        sum_value: window.row.sum,
+        sum_value: value,
         min_value: window.row.min,
         max_value: window.row.max,
         last_value: window.row.last,
         last_time_unix_nano: window.row.last_time_ns,
         late_count: window.row.late,
+        sum_low: low,
+        sum_rest: rest.into(),
     }
 }
 
 /// Reads a live window.
 ///
 /// # Errors
-/// [`HotMessageError`] when the metric's name is none.
+/// [`HotMessageError`] when the metric's name or the sum is none.
 pub fn window_from_proto(window: &pb::LiveWindow) -> Result<LiveWindow, HotMessageError> {
+    let sum = Sum::from_parts(window.sum_value, window.sum_low, &window.sum_rest)
+        .ok_or_else(|| HotMessageError { field: "sum_value", problem: "is no number".to_owned() })?;
     Ok(LiveWindow {
         start_ns: window.start_unix_nano,
         end_ns: window.end_unix_nano,
         metric: MetricName::parse(&window.metric_name).map_err(HotMessageError::name("metric_name"))?,
         row: WindowRow {
             count: window.event_count,
-            sum: window.sum_value,
+            sum,
             min: window.min_value,
             max: window.max_value,
             last: window.last_value,

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use tidegauge_core::checkpoint::StoreError;
 use tidegauge_core::ids::{Epoch, Ordinal};
-use tidegauge_core::{Key, ShardId, TenantId};
+use tidegauge_core::{Key, MetricName, ShardId, TenantId};
 
-use crate::decide::{Counters, RestoreError};
+use crate::decide::{Counters, KeyState, KeySums, RestoreError};
 use crate::options::OptionsError;
 
 pub use check::check;
@@ -39,8 +39,27 @@ pub struct KeyFacts {
     pub outbox_late: u64,
     /// Events in the running counts of the series.
     pub series_events: u64,
+    /// Per metric: events in its running count, and in all rows, wherever they are.
+    pub metrics: BTreeMap<MetricName, (u64, u64)>,
     /// Counters after the rest of the log was worked through in memory.
     pub replayed: Counters,
+    /// What the state holds then.
+    pub replayed_sums: KeySums,
+}
+
+impl KeyFacts {
+    /// What the state of a key says.
+    fn of_state(key: &KeyState) -> Self {
+        let sums = key.sums();
+        Self {
+            counters: key.counters,
+            state_events: sums.rows,
+            state_late: sums.rows_late,
+            series_events: sums.series,
+            metrics: key.counts_by_metric(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What was found about a shard.

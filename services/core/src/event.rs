@@ -40,7 +40,8 @@ impl Dimensions {
 /// Events as parallel arrays with dictionaries. Event `i` is `times[i]`, `values[i]`, `metrics[metric_ids[i]]`, ….
 ///
 /// Invariant, checked where columns enter the system: all arrays have the same length, every id is inside its
-/// dictionary, every dictionary entry obeys [`crate::limits`], every value is finite.
+/// dictionary, every dictionary entry obeys [`crate::limits`], every value is finite. **Nothing else**: a dictionary may be
+/// in any order, hold an entry twice, or entries that no event uses, as the sender's encoder had it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct EventColumns {
     /// Dictionary of event types.

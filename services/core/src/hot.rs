@@ -5,6 +5,7 @@ use async_trait::async_trait;
 pub use crate::error::StoreError;
 use crate::ids::{Key, MetricName, Ordinal, ShardId};
 use crate::scope::{ScopedTenant, SystemAuthority};
+use crate::sum::Sum;
 
 /// Version of what hot-metric holds for a key: compared field by field in this order. All values are absolute, so a
 /// higher version replaces a lower one and a repeated one changes nothing.
@@ -47,15 +48,15 @@ pub struct LiveWindow {
 }
 
 /// Aggregates of one (window, metric): what live windows and lake rows hold.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct WindowRow {
     /// Events counted.
     pub count: u64,
     /// Sum of the values.
-    pub sum: f64,
-    /// Smallest value.
+    pub sum: Sum,
+    /// Smallest value; of zeros, the negative one is the smaller.
     pub min: f64,
-    /// Largest value.
+    /// Largest value; of zeros, the positive one is the larger.
     pub max: f64,
     /// Value with the greatest (event time, ordinal, index).
     pub last: f64,
@@ -63,6 +64,13 @@ pub struct WindowRow {
     pub last_time_ns: i64,
     /// Events that came late.
     pub late: u64,
+}
+
+impl WindowRow {
+    /// Sum divided by count; never outside of `min` and `max`.
+    pub fn average(&self) -> f64 {
+        self.sum.average(self.count, self.min, self.max)
+    }
 }
 
 /// What is known of a key besides its values: freshness (I9) and the seam (I6).

@@ -22,8 +22,10 @@ pub mod lake;
 pub mod limits;
 pub mod log;
 pub mod scope;
+pub mod sum;
 pub mod time;
 
 pub use error::{ErrorKind, FieldViolation, Reason, ServiceError};
 pub use ids::{Epoch, EventType, Key, LineageId, MetricName, Ordinal, Producer, Sequence, ShardId, TenantId};
 pub use scope::{Permission, Principal, ScopedTenant, SystemAuthority, TenantScope};
+pub use sum::Sum;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use proptest::prelude::*;
+use tidegauge_core::Sum;
 use tidegauge_core::conformance::hot::{self, Backend};
 use tidegauge_core::hot::{CurrentValue, HotStore, HotVersion, KeyMeta, KeyUpdate, LiveWindow, StoreError, WindowRow};
 use tidegauge_core::ids::{Key, MetricName};
@@ -108,7 +109,7 @@ fn update(key: u32, round: u64) -> KeyUpdate {
         start_ns: START + minute * MINUTE_NS,
         end_ns: START + (minute + 1) * MINUTE_NS,
         metric: metric.clone(),
-        row: WindowRow { count: round, sum: 0.0, min: 0.0, max: 0.0, last: 0.0, last_time_ns: START, late: 0 },
+        row: WindowRow { count: round, sum: Sum::ZERO, min: 0.0, max: 0.0, last: 0.0, last_time_ns: START, late: 0 },
     };
     let current = CurrentValue {
         metric: metric.clone(),

@@ -106,7 +106,9 @@ impl Collected {
             snapshot.complete &= part.complete;
             snapshot.windows.reserve(part.windows.len());
             for window in &part.windows {
-                snapshot.windows.push(window_from_proto(window).map_err(broken)?);
+                let window = window_from_proto(window).map_err(broken)?;
+                self.bytes += window.row.sum.heap_bytes();
+                snapshot.windows.push(window);
             }
         }
         Ok(())

@@ -31,4 +31,4 @@ pub use row::AggregatedRow;
 
 /// Version of the row schema that this build writes, and the highest that it rewrites. Raised whenever a column is
 /// added, because an older writer would drop that column from an object that it rewrites.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;

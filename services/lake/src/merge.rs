@@ -8,7 +8,7 @@ use crate::row::AggregatedRow;
 ///
 /// `existing` is sorted by [`AggregatedRow::order`] and without doubles, as decoded; so is the result. `additions` are
 /// deltas: what the events of one epoch add. They should be sorted; doubles among them are merged in their order. Counts
-/// and sums add up, minimum and maximum widen, `last` follows the greater event time. **At equal event times the addition
+/// and sums ([`tidegauge_core::Sum`]) add up, minimum and maximum widen, `last` follows the greater event time. **At equal event times the addition
 /// wins**: its events stand later in the log than all that the object holds already.
 ///
 /// Times are compared in nanoseconds: an object keeps what `last_time` in microseconds cuts off in a column of its own
@@ -60,7 +60,7 @@ fn insert(merged: &mut Vec<AggregatedRow>, new: &AggregatedRow) {
 pub fn fold(row: &mut WindowRow, addition: &WindowRow) {
     row.count = row.count.saturating_add(addition.count);
     row.late = row.late.saturating_add(addition.late);
-    row.sum += addition.sum;
+    row.sum.merge(&addition.sum);
     // The total order tells 0 from -0: the result does not depend on the order of merging.
     if addition.min.total_cmp(&row.min).is_lt() {
         row.min = addition.min;

@@ -114,7 +114,7 @@ pub fn encode(rows: &[AggregatedRow], footer: &Footer) -> Result<Bytes, ObjectEr
     check_order(rows)?;
     let properties = AGGREGATED_PROPERTIES.clone().set_key_value_metadata(Some(vec![footer.to_key_value()?])).build();
     let batches = rows.chunks(ROW_GROUP_ROWS).map(schema::stored_batch);
-    // A little more than what is needed: about 50 bytes a row, and the metadata of 14 columns.
+    // A little more than what is needed: about 50 bytes a row, and the metadata of 16 columns.
     write_file(schema::stored_file(), properties, rows.len() * 64 + (8 << 10), batches)
 }
 
@@ -188,6 +188,7 @@ static AGGREGATED_PROPERTIES: LazyLock<WriterPropertiesBuilder> = LazyLock::new(
         schema::LATE_COUNT,
         schema::REVISION,
         schema::LAST_TIME_REST_NS,
+        schema::SUM_REST,
     ];
     let sorted_by = [schema::METRIC_NAME, schema::WINDOW_START].map(|name| SortingColumn {
         column_idx: schema::stored_file().index_of(name).map_or(0, |at| at as i32),

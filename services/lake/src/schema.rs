@@ -20,9 +20,10 @@ pub const WINDOW_END: &str = "window_end";
 pub const METRIC_NAME: &str = "metric_name";
 /// Events counted, Int64.
 pub const EVENT_COUNT: &str = "event_count";
-/// `sum_value / event_count` of the merged row, Float64.
+/// `sum_value / event_count` of the merged row, Float64; between `min_value` and `max_value`, also where the sum is out of
+/// range.
 pub const AVG_VALUE: &str = "avg_value";
-/// Sum of the values, Float64.
+/// Sum of the values, Float64: the exact sum rounded once, infinite if it is out of range.
 pub const SUM_VALUE: &str = "sum_value";
 /// Smallest value, Float64.
 pub const MIN_VALUE: &str = "min_value";
@@ -41,6 +42,11 @@ pub const SKETCH: &str = "sketch";
 /// The nanoseconds that [`LAST_TIME`] cuts off, 0 to 999, Int16. Only in files, after all other columns, and not a column
 /// of the SQL table: it keeps merging exact.
 pub const LAST_TIME_REST_NS: &str = "last_time_rest_ns";
+/// What the rounding of [`SUM_VALUE`] took away, rounded in turn, Float64; only in files, as [`LAST_TIME_REST_NS`].
+pub const SUM_LOW: &str = "sum_low";
+/// What then remains of the exact sum, Binary, in the form of [`tidegauge_core::sum::SumParts::rest`]; empty, as nearly
+/// always, for nothing. Only in files, as [`LAST_TIME_REST_NS`].
+pub const SUM_REST: &str = "sum_rest";
 /// Partition column, Utf8.
 pub const TENANT_ID: &str = "tenant_id";
 /// Partition column, Int32.
@@ -56,6 +62,8 @@ static AGGREGATED_FILE: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::
 static STORED_FILE: LazyLock<SchemaRef> = LazyLock::new(|| {
     let mut fields = file_fields();
     fields.push(Field::new(LAST_TIME_REST_NS, DataType::Int16, false));
+    fields.push(Field::new(SUM_LOW, DataType::Float64, false));
+    fields.push(Field::new(SUM_REST, DataType::Binary, false));
     Arc::new(Schema::new(fields))
 });
 static DASHBOARD_METRICS: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -67,7 +75,7 @@ static DASHBOARD_METRICS: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// The columns that readers take from an hour object, in their order; without partition columns.
 ///
-/// A file has one more, [`LAST_TIME_REST_NS`]: read by name, or by the first positions.
+/// A file has more, [`LAST_TIME_REST_NS`], [`SUM_LOW`] and [`SUM_REST`]: read by name, or by the first positions.
 pub fn aggregated_file() -> SchemaRef {
     AGGREGATED_FILE.clone()
 }

@@ -9,7 +9,7 @@ use tidegauge_core::limits::EVENT_TIME_MIN_NS;
 
 use super::dead::DeadReason;
 use super::key::{KeyState, NEVER};
-use super::rows::{HOT, IdMap, Part};
+use super::rows::{HOT, IdMap, Part, TOUCHED};
 use super::series::NoSeries;
 use super::settings::Settings;
 
@@ -309,8 +309,12 @@ impl Record<'_> {
             return Err(dead(metric));
         }
         let slot = self.state.rows.slot(part, start, metric);
-        let before = self.state.rows.row(slot).data.count;
-        self.scratch.touched.push(Touched { slot, metric, before, part, count });
+        let row = self.state.rows.row_mut(slot);
+        if row.flags & TOUCHED == 0 {
+            row.flags |= TOUCHED;
+            let before = row.data.count;
+            self.scratch.touched.push(Touched { slot, metric, before, part, count });
+        }
         self.scratch.slots[place] = slot;
         Ok(())
     }
@@ -321,6 +325,7 @@ impl Record<'_> {
         let state = &mut *self.state;
         for touched in self.scratch.touched.drain(..) {
             let row = state.rows.row_mut(touched.slot);
+            row.flags &= !TOUCHED;
             let gained = row.data.count - touched.before;
             first_start = first_start.min(row.start);
             match touched.count {

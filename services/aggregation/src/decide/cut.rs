@@ -204,7 +204,7 @@ impl Shard {
             for (start, window) in key.rows.take_windows(part, window_ns, end) {
                 let rows = hours.entry(Hour::of(start)).or_default();
                 for (metric, slot) in &window.slots {
-                    let row = key.rows.row(*slot).data;
+                    let row = key.rows.row(*slot).data.clone();
                     if part == Part::Waiting {
                         correction_events += row.count;
                     }

@@ -1,7 +1,9 @@
 //! State of one key.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use tidegauge_core::{Key, Ordinal};
+use tidegauge_core::{Key, MetricName, Ordinal};
 
 use super::counters::Counters;
 use super::cut::Outbox;
@@ -133,6 +135,14 @@ impl KeyState {
         self.index_version
     }
 
+    /// Makes the ledger wrong, as a defect would.
+    #[cfg(test)]
+    pub(crate) fn inflate(&mut self, events: u64) {
+        self.counters.on_log += events;
+        self.counters.on_time += events;
+        self.series.all[0].count += events;
+    }
+
     /// What the producers take in memory, as a number of plain sequences.
     #[cfg(test)]
     pub(super) fn dedup_weight(&self) -> usize {
@@ -166,6 +176,17 @@ impl KeyState {
             }
         }
         sums
+    }
+
+    /// Per metric: events in its running count, and in rows that are not cut.
+    pub fn counts_by_metric(&self) -> BTreeMap<MetricName, (u64, u64)> {
+        let mut counts: Vec<(u64, u64)> = self.series.all.iter().map(|series| (series.count, 0)).collect();
+        for part in [Part::Live, Part::Waiting] {
+            for (metric, slot) in self.rows.table(part).windows.values().flat_map(|window| &window.slots) {
+                counts[*metric as usize].1 += self.rows.row(*slot).data.count;
+            }
+        }
+        self.series.all.iter().map(|series| series.name.clone()).zip(counts).collect()
     }
 
     /// Rows that the next cut would take: closed ones and waiting ones.

@@ -76,7 +76,7 @@ pub enum RestoreError {
 }
 
 /// Version of every value's format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Rows of one output entry: keeps values below a megabyte.
 const OUTPUT_CHUNK: usize = 8_192;
 /// Name of the entry with the shard's fixed settings.

@@ -129,7 +129,7 @@ fn current(series: &super::series::Series) -> CurrentValue {
 fn window(key: &mut KeyState, slot: u32, window_ns: i64) -> Option<LiveWindow> {
     let row = key.rows.row_mut(slot);
     row.flags &= !HOT;
-    let (start_ns, metric, data) = (row.start, row.metric, row.data);
+    let (start_ns, metric, data) = (row.start, row.metric, row.data.clone());
     (data.count > 0).then(|| LiveWindow {
         start_ns,
         end_ns: start_ns + window_ns,

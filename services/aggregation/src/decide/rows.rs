@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use tidegauge_core::Sum;
 use tidegauge_core::hot::WindowRow;
 
 /// Metrics of one durable block of rows: a changed row is written with its neighbours, so that a checkpoint has few
@@ -57,6 +58,9 @@ pub(super) const HOT: u8 = 1;
 /// Flag: changed since the last epoch was encoded.
 pub(super) const DURABLE: u8 = 2;
 
+/// Flag: changed by the record at hand. A dictionary may name a metric twice, and then several ids lead to one row.
+pub(super) const TOUCHED: u8 = 4;
+
 /// One row.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -69,7 +73,7 @@ pub(super) struct Row {
 /// Aggregates of no event.
 pub(super) const NOTHING: WindowRow = WindowRow {
     count: 0,
-    sum: 0.0,
+    sum: Sum::ZERO,
     min: f64::INFINITY,
     max: f64::NEG_INFINITY,
     last: 0.0,
@@ -83,11 +87,12 @@ impl Row {
     pub(super) fn add(&mut self, time: i64, value: f64) {
         let data = &mut self.data;
         data.count += 1;
-        data.sum += value;
-        if value < data.min {
+        data.sum.add(value);
+        // The total order tells 0 from -0: the result does not depend on the order of the events.
+        if value <= data.min && value.total_cmp(&data.min).is_lt() {
             data.min = value;
         }
-        if value > data.max {
+        if value >= data.max && value.total_cmp(&data.max).is_gt() {
             data.max = value;
         }
         if time >= data.last_time_ns {
@@ -256,7 +261,9 @@ impl Rows {
     /// Frees the slots of a window that was taken out.
     pub(super) fn release(&mut self, window: &Window) {
         for slot in window.slots.values() {
-            self.slab[*slot as usize].flags = 0;
+            let row = &mut self.slab[*slot as usize];
+            row.flags = 0;
+            row.data = NOTHING;
             self.free.push(*slot);
         }
         // A burst of history must not hold its memory for ever.

@@ -129,6 +129,12 @@ impl Shard {
         &self.keys
     }
 
+    /// The first key.
+    #[cfg(test)]
+    pub(crate) fn first_key_mut(&mut self) -> &mut KeyState {
+        &mut self.keys[0]
+    }
+
     /// A key.
     pub fn key(&self, key: &Key) -> Option<&KeyState> {
         self.by_key.get(key).map(|index| &self.keys[*index as usize])

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod encodings;
 mod examples;
 mod golden;
 mod hold;

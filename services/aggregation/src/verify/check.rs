@@ -45,9 +45,14 @@ fn key_problems(found: &KeyFacts, whole_log: bool) -> Vec<String> {
     if found.log_events > counters.on_log || (whole_log && found.log_events != counters.on_log) {
         problems.push(format!("the log holds {} events, the checkpoint counted {}", found.log_events, counters.on_log));
     }
+    let replayed = &found.replayed;
+    let (lake, outbox) = (found.lake_events, found.outbox_events);
+    let (lake_late, outbox_late) = (found.lake_late, found.outbox_late);
     let sums = [
-        ("events", counters.counted(), found.lake_events, found.outbox_events, found.state_events),
-        ("late events", counters.late, found.lake_late, found.outbox_late, found.state_late),
+        ("events", counters.counted(), lake, outbox, found.state_events),
+        ("late events", counters.late, lake_late, outbox_late, found.state_late),
+        ("events after the replay", replayed.counted(), lake, outbox, found.replayed_sums.rows),
+        ("late events after the replay", replayed.late, lake_late, outbox_late, found.replayed_sums.rows_late),
     ];
     for (what, counted, lake, outbox, state) in sums {
         if counted != lake + outbox + state {
@@ -56,11 +61,27 @@ fn key_problems(found: &KeyFacts, whole_log: bool) -> Vec<String> {
             ));
         }
     }
-    if found.series_events != counters.counted() {
-        problems.push(format!("counted {} events, the series {}", counters.counted(), found.series_events));
+    for (when, counted, series) in [
+        ("", counters.counted(), found.series_events),
+        (" after the replay", replayed.counted(), found.replayed_sums.series),
+    ] {
+        if series != counted {
+            problems.push(format!("counted {counted} events{when}, the series {series}"));
+        }
+    }
+    // What is too much of one metric may be too little of another.
+    let unequal: Vec<_> = found.metrics.iter().filter(|(_, (series, rows))| series != rows).collect();
+    for (metric, (series, rows)) in unequal.iter().take(METRICS_NAMED) {
+        problems.push(format!("counted {series} events of the metric {:?}, its rows hold {rows}", metric.as_str()));
+    }
+    if unequal.len() > METRICS_NAMED {
+        problems.push(format!("so it is with {} metrics in all", unequal.len()));
     }
     problems
 }
+
+/// Metrics of a key that findings name.
+const METRICS_NAMED: usize = 3;
 
 fn unbalanced(when: &str, counters: &Counters) -> String {
     format!(
@@ -71,9 +92,12 @@ fn unbalanced(when: &str, counters: &Counters) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidegauge_core::{Key, TenantId};
+    use tidegauge_core::event::Mode;
+    use tidegauge_core::{Key, MetricName, TenantId};
 
     use super::*;
+    use crate::decide::tests::{T0, batch, key, raw, settings};
+    use crate::decide::{KeySums, Shard};
 
     fn sound() -> Facts {
         let counters = Counters { on_log: 10, duplicates: 1, on_time: 4, late: 2, backfilled: 1, dead: 2 };
@@ -83,11 +107,13 @@ mod tests {
             lake_events: 4,
             lake_late: 1,
             state_events: 1,
+            state_late: 0,
             outbox_events: 2,
             outbox_late: 1,
             series_events: 7,
+            metrics: [("m", (3, 3)), ("n", (4, 4))].map(|(m, counts)| (MetricName::parse(m).unwrap(), counts)).into(),
             replayed: counters,
-            ..KeyFacts::default()
+            replayed_sums: KeySums { rows: 1, rows_late: 0, series: 7 },
         };
         let tenant = TenantId::parse("a").unwrap();
         Facts {
@@ -104,7 +130,7 @@ mod tests {
     #[test]
     fn every_deviation_is_found() {
         assert_eq!(check(ShardId(0), &sound()), []);
-        let spoil: [fn(&mut Facts, &mut KeyFacts); 9] = [
+        let spoil: [fn(&mut Facts, &mut KeyFacts); 13] = [
             |_, key| key.counters.on_log += 1,
             |_, key| key.log_events -= 1,
             |_, key| key.lake_events += 1,
@@ -112,6 +138,13 @@ mod tests {
             |_, key| key.state_events += 1,
             |_, key| key.outbox_events -= 1,
             |_, key| key.series_events += 1,
+            |_, key| key.replayed_sums.rows += 1,
+            |_, key| key.replayed_sums.rows_late += 1,
+            |_, key| key.replayed_sums.series += 1,
+            |_, key| {
+                // Two metrics whose deviations cancel out.
+                key.metrics.values_mut().zip([2, 5]).for_each(|(counts, series)| counts.0 = series);
+            },
             |facts, _| facts.dead.clear(),
             |facts, _| facts.reaches_checkpoint = false,
         ];
@@ -122,6 +155,27 @@ mod tests {
             facts.keys.insert(name, key);
             assert_ne!(check(ShardId(0), &facts), [], "deviation {number}");
         }
+        // A ledger that agrees with itself, with the series and with a shortened log, but not with the rows.
+        let mut shard = Shard::new(settings());
+        let a = key("a");
+        let record = batch(&a, Mode::Live, T0, &[(0, T0, 1.0), (1, T0, 2.0), (0, T0, 3.0)]);
+        shard.process(&a, &record, &raw(&record), T0);
+        let facts_of = |shard: &Shard| {
+            let state = shard.key(&a).unwrap();
+            let found = KeyFacts {
+                replayed: state.counters,
+                replayed_sums: state.sums(),
+                log_events: 3,
+                ..KeyFacts::of_state(state)
+            };
+            let keys = [(a.clone(), found)].into();
+            Facts { ordinal: 2, log_records: 1, reaches_checkpoint: true, keys, ..Facts::default() }
+        };
+        assert_eq!(check(ShardId(0), &facts_of(&shard)), []);
+        shard.first_key_mut().inflate(49_995_000);
+        let problems: Vec<String> = check(ShardId(0), &facts_of(&shard)).into_iter().map(|f| f.problem).collect();
+        assert!(problems[0].starts_with("counted 49995003 events, but there are 0 in the lake"), "{problems:?}");
+        assert!(problems.iter().any(|p| p.starts_with("counted 49995002 events of the metric \"m0\"")), "{problems:?}");
         // A log that retention has shortened holds less, and that is right.
         let mut shortened = sound();
         shortened.log_records = 1;

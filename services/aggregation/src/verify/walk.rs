@@ -62,14 +62,7 @@ impl Walk<'_> {
 
     async fn state(&mut self, state: &Shard) -> Result<(), StoreError> {
         for key in state.keys() {
-            let sums = key.sums();
-            let mut facts = KeyFacts {
-                counters: key.counters,
-                state_events: sums.rows,
-                state_late: sums.rows_late,
-                series_events: sums.series,
-                ..KeyFacts::default()
-            };
+            let mut facts = KeyFacts::of_state(key);
             let epochs = self.objects(&key.key, &mut facts).await?;
             if let Some(outbox) = key.outbox() {
                 let applied = |hour: Hour| epochs.get(&hour).is_some_and(|epoch| *epoch >= outbox.epoch);
@@ -77,6 +70,7 @@ impl Walk<'_> {
                 for row in open.flat_map(|hour| hour.rows.iter()) {
                     facts.outbox_events += row.row.count;
                     facts.outbox_late += row.row.late;
+                    facts.metrics.entry(row.metric.clone()).or_default().1 += row.row.count;
                 }
             }
             self.facts.keys.insert(key.key.clone(), facts);
@@ -103,6 +97,9 @@ impl Walk<'_> {
             self.check_footer(&meta.path, key, &footer);
             facts.lake_events += rows.iter().map(|row| row.row.count).sum::<u64>();
             facts.lake_late += rows.iter().map(|row| row.row.late).sum::<u64>();
+            for row in rows {
+                facts.metrics.entry(row.metric).or_default().1 += row.row.count;
+            }
             epochs.insert(place.hour, footer.epoch);
             paths_by_day.entry(place.hour.day()).or_default().insert(meta.path);
         }
@@ -207,6 +204,7 @@ impl Walk<'_> {
         for key in state.keys() {
             let facts = self.facts.keys.entry(key.key.clone()).or_default();
             facts.replayed = key.counters;
+            facts.replayed_sums = key.sums();
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ async fn apply_hour(
             start_ns: row.start_ns,
             end_ns: row.start_ns + window_ns,
             metric: row.metric.clone(),
-            row: row.row,
+            row: row.row.clone(),
             revision: 0,
         })
         .collect();

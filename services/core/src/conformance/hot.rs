@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 
+use crate::Sum;
 use crate::hot::{CurrentValue, HotStore, HotVersion, KeyMeta, KeyUpdate, LiveSnapshot, LiveWindow, WindowRow};
 use crate::ids::{Key, MetricName, ShardId};
 use crate::scope::{ScopedTenant, SystemAuthority};
@@ -56,9 +57,16 @@ fn version(generation: u64, ordinal: u64, push: u64) -> HotVersion {
     HotVersion { generation, ordinal, push }
 }
 
+/// A sum that spans more digits than two numbers hold.
+fn sum() -> Sum {
+    let mut sum = Sum::from(1e300);
+    [1.5, 1e-300].into_iter().for_each(|value| sum.add(value));
+    sum
+}
+
 fn window(minute: i64, name: &str, count: u64) -> LiveWindow {
     let start_ns = START + minute * MINUTE_NS;
-    let row = WindowRow { count, sum: 1.5, min: -1.0, max: 2.5, last: 0.5, last_time_ns: start_ns + 1, late: 1 };
+    let row = WindowRow { count, sum: sum(), min: -1.0, max: 2.5, last: 0.5, last_time_ns: start_ns + 1, late: 1 };
     LiveWindow { start_ns, end_ns: start_ns + MINUTE_NS, metric: metric(name), row }
 }
 

@@ -9,11 +9,10 @@
 use tidegauge_core::hot::{KeyUpdate, StoreError};
 use tidegauge_core::ids::{Key, ShardId};
 
-use super::values::{self, Known, Reader};
+use super::values::{self, Known, Reader, VERSION};
 
 const UPDATE: u8 = 1;
 const HOLD: u8 = 2;
-const VERSION: u8 = 1;
 
 /// What one call changed.
 #[derive(Clone, PartialEq, Debug)]

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tidegauge_core::Sum;
 use tidegauge_core::hot::{HotVersion, LiveWindow, WindowRow};
 use tidegauge_core::time::MINUTE_NS;
 
@@ -56,10 +57,10 @@ fn key() -> Key {
 /// Ten values and ten windows of names that begin at `first`; all of them carry the ordinal.
 fn update(ordinal: u64, first: u64) -> KeyUpdate {
     let names = (first..first + 10).map(|n| MetricName::parse(&format!("m{n:06}")).expect("valid"));
-    let row = WindowRow { count: ordinal, sum: 0.0, min: 0.0, max: 0.0, last: 0.0, last_time_ns: 0, late: 0 };
+    let row = WindowRow { count: ordinal, sum: Sum::ZERO, min: 0.0, max: 0.0, last: 0.0, last_time_ns: 0, late: 0 };
     let (mut currents, mut windows) = (Vec::new(), Vec::new());
     for metric in names {
-        windows.push(LiveWindow { start_ns: 0, end_ns: MINUTE_NS, metric: metric.clone(), row });
+        windows.push(LiveWindow { start_ns: 0, end_ns: MINUTE_NS, metric: metric.clone(), row: row.clone() });
         currents.push(CurrentValue {
             metric,
             last_value: 0.0,

@@ -1,11 +1,13 @@
 //! Values of the stored items: a version byte, numbers in little-endian order, then the metric's name, since a key may
 //! hold only its hash.
 
+use tidegauge_core::Sum;
 use tidegauge_core::hot::{CurrentValue, HotVersion, KeyMeta, LiveWindow, StoreError, WindowRow};
 use tidegauge_core::ids::MetricName;
+use tidegauge_core::sum::SumParts;
 
-/// Version of all layouts in this file.
-const VERSION: u8 = 1;
+/// Version of all layouts in this file and of write-ahead entries.
+pub(super) const VERSION: u8 = 2;
 
 /// What to do about damage.
 pub(super) const ADVICE: &str = "move the directory away, aggregation fills an empty one from its state";
@@ -44,18 +46,21 @@ pub(super) fn encode_current(current: &CurrentValue, bytes: &mut Vec<u8>) {
     bytes.extend(current.metric.as_str().as_bytes());
 }
 
-/// end, start, count, sum, min, max, last, last time, late, name.
+/// end, start, count, value and low of the sum, min, max, last, last time, late, length and bytes of the sum's rest, name.
 pub(super) fn encode_window(window: &LiveWindow, bytes: &mut Vec<u8>) {
-    let WindowRow { count, sum, min, max, last, last_time_ns, late } = window.row;
+    let WindowRow { count, sum, min, max, last, last_time_ns, late } = &window.row;
+    let SumParts { value, low, rest } = sum.parts();
     bytes.push(VERSION);
     bytes.extend(window.end_ns.to_le_bytes());
     bytes.extend(window.start_ns.to_le_bytes());
     bytes.extend(count.to_le_bytes());
-    for number in [sum, min, max, last] {
+    for number in [value, low, *min, *max, *last] {
         bytes.extend(number.to_le_bytes());
     }
     bytes.extend(last_time_ns.to_le_bytes());
     bytes.extend(late.to_le_bytes());
+    bytes.extend((rest.len() as u16).to_le_bytes());
+    bytes.extend(rest);
     bytes.extend(window.metric.as_str().as_bytes());
 }
 
@@ -156,15 +161,14 @@ pub(super) fn decode_current(bytes: &[u8]) -> Result<CurrentValue, StoreError> {
 pub(super) fn decode_window(bytes: &[u8]) -> Result<LiveWindow, StoreError> {
     let mut read = Reader::new(bytes, "window")?;
     let (end_ns, start_ns) = (read.i64()?, read.i64()?);
-    let row = WindowRow {
-        count: read.u64()?,
-        sum: read.f64()?,
-        min: read.f64()?,
-        max: read.f64()?,
-        last: read.f64()?,
-        last_time_ns: read.i64()?,
-        late: read.u64()?,
-    };
+    let count = read.u64()?;
+    let (value, low) = (read.f64()?, read.f64()?);
+    let (min, max, last) = (read.f64()?, read.f64()?, read.f64()?);
+    let (last_time_ns, late) = (read.i64()?, read.u64()?);
+    let rest = usize::from(u16::from_le_bytes(read.bytes()?));
+    let rest = read.take(rest)?;
+    let sum = Sum::from_parts(value, low, rest).ok_or_else(|| read.damaged())?;
+    let row = WindowRow { count, sum, min, max, last, last_time_ns, late };
     Ok(LiveWindow { start_ns, end_ns, row, metric: read.metric()? })
 }
 
@@ -185,8 +189,10 @@ mod tests {
     use super::*;
 
     fn window() -> LiveWindow {
-        let row =
-            WindowRow { count: 3, sum: -1.5, min: -2.0, max: f64::MAX, last: 0.25, last_time_ns: -7, late: u64::MAX };
+        let mut sum = Sum::from(-1.5);
+        // Wider than two numbers hold: the sum has a rest.
+        [1e300, 1e-300].into_iter().for_each(|value| sum.add(value));
+        let row = WindowRow { count: 3, sum, min: -2.0, max: f64::MAX, last: 0.25, last_time_ns: -7, late: u64::MAX };
         LiveWindow { start_ns: 60, end_ns: 120, metric: MetricName::parse("Größe#%").expect("valid"), row }
     }
 
@@ -223,7 +229,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode_known(&bytes[..cut]).is_err());
         }
-        for cut in 0..=73 {
+        for cut in 0..=stored.len() - window().metric.as_str().len() {
             assert!(decode_window(&stored[..cut]).is_err(), "without a name it is not whole");
         }
         assert!(decode_shards(&[9, 0, 0, 0, 0]).is_err(), "unknown version");
@@ -234,7 +240,9 @@ mod tests {
     fn the_layout_stays() {
         let mut bytes = Vec::new();
         encode_window(&window(), &mut bytes);
-        assert_eq!(bytes.len(), 73 + "Größe#%".len());
-        assert_eq!(bytes[..18], [1, 120, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, 3]);
+        let rest = window().row.sum.parts().rest.len();
+        assert!(rest > 2);
+        assert_eq!(bytes.len(), 83 + rest + "Größe#%".len());
+        assert_eq!(bytes[..18], [2, 120, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, 3]);
     }
 }

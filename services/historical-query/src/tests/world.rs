@@ -149,13 +149,21 @@ pub(super) fn row(start_ns: i64, metric: &str, value: f64) -> AggregatedRow {
         start_ns,
         end_ns: start_ns + MINUTE_NS,
         metric: MetricName::parse(metric).expect("a metric"),
-        row: WindowRow { count: 1, sum: value, min: value, max: value, last: value, last_time_ns: start_ns, late: 0 },
+        row: WindowRow {
+            count: 1,
+            sum: value.into(),
+            min: value,
+            max: value,
+            last: value,
+            last_time_ns: start_ns,
+            late: 0,
+        },
         revision: 0,
     }
 }
 
 pub(super) fn live_window(row: &AggregatedRow) -> LiveWindow {
-    LiveWindow { start_ns: row.start_ns, end_ns: row.end_ns, metric: row.metric.clone(), row: row.row }
+    LiveWindow { start_ns: row.start_ns, end_ns: row.end_ns, metric: row.metric.clone(), row: row.row.clone() }
 }
 
 /// Publishes rows of one hour: object, then index.

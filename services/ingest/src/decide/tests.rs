@@ -1,5 +1,6 @@
 //! The decisions against naive ones, over requests as they come from the wire.
 
+mod encodings;
 mod oracle;
 mod verdicts;
 

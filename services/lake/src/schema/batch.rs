@@ -6,8 +6,10 @@ use arrow::array::{
     Array, ArrayRef, BinaryArray, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray,
     StringBuilder, TimestampMicrosecondArray,
 };
+use tidegauge_core::Sum;
 use tidegauge_core::hot::WindowRow;
 use tidegauge_core::ids::{MetricName, TenantId};
+use tidegauge_core::sum::SumParts;
 use tidegauge_core::time::Hour;
 
 use crate::object::ObjectError;
@@ -50,6 +52,9 @@ pub(crate) fn stored_batch(rows: &[AggregatedRow]) -> Result<RecordBatch, Object
     let mut columns = columns_of(rows)?;
     let rest = rows.iter().map(|row| row.row.last_time_ns.rem_euclid(MICROSECOND_NS) as i16);
     columns.push(Arc::new(Int16Array::from_iter_values(rest)));
+    let sums: Vec<SumParts> = rows.iter().map(|row| row.row.sum.parts()).collect();
+    columns.push(Arc::new(Float64Array::from_iter_values(sums.iter().map(|sum| sum.low))));
+    columns.push(Arc::new(BinaryArray::from_iter_values(sums.iter().map(|sum| &sum.rest))));
     Ok(RecordBatch::try_new(schema::stored_file(), columns)?)
 }
 
@@ -77,8 +82,8 @@ fn columns_of(rows: &[AggregatedRow]) -> Result<Vec<ArrayRef>, ObjectError> {
         times(|row| row.end_ns),
         Arc::new(names.finish()),
         Arc::new(Int64Array::from(counts)),
-        floats(|row| row.sum / row.count as f64),
-        floats(|row| row.sum),
+        floats(WindowRow::average),
+        floats(|row| row.sum.value()),
         floats(|row| row.min),
         floats(|row| row.max),
         floats(|row| row.last),
@@ -102,8 +107,8 @@ fn too_large(row: &AggregatedRow, column: &str) -> ObjectError {
 }
 
 /// Reads rows of a batch that has the columns of [`schema::aggregated_file`], found by name; further columns are ignored
-/// except [`schema::LAST_TIME_REST_NS`]. `late_count`, `revision` and `sum_value` may be absent and become 0, 1 and
-/// average times count.
+/// except [`schema::LAST_TIME_REST_NS`], [`schema::SUM_LOW`] and [`schema::SUM_REST`]. `late_count`, `revision` and
+/// `sum_value` may be absent and become 0, 1 and average times count.
 ///
 /// # Errors
 /// [`ObjectError`] naming the column that is missing, of another type, null or out of range.
@@ -119,6 +124,8 @@ pub fn rows_of(batch: &RecordBatch) -> Result<Vec<AggregatedRow>, ObjectError> {
     let lasts = required::<Float64Array>(batch, schema::LAST_VALUE)?.values();
     let last_times = required::<TimestampMicrosecondArray>(batch, schema::LAST_TIME)?.values();
     let rests = optional::<Int16Array>(batch, schema::LAST_TIME_REST_NS)?;
+    let sum_lows = optional::<Float64Array>(batch, schema::SUM_LOW)?;
+    let sum_rests = optional::<BinaryArray>(batch, schema::SUM_REST)?;
     let lates = optional::<Int64Array>(batch, schema::LATE_COUNT)?;
     let revisions = optional::<Int32Array>(batch, schema::REVISION)?;
 
@@ -137,13 +144,16 @@ pub fn rows_of(batch: &RecordBatch) -> Result<Vec<AggregatedRow>, ObjectError> {
         let late = lates.map_or(0, |lates| lates.value(i));
         let revision = revisions.map_or(1, |revisions| revisions.value(i));
         let rest = i64::from(rests.map_or(0, |rests| rests.value(i)));
+        let sum = sums.map_or(averages[i] * count as f64, |sums| sums.value(i));
+        let sum_low = sum_lows.map_or(0.0, |lows| lows.value(i));
+        let sum = Sum::from_parts(sum, sum_low, sum_rests.map_or(&[], |rests| rests.value(i)));
         rows.push(AggregatedRow {
             start_ns: nanos(starts[i], schema::WINDOW_START)?,
             end_ns: nanos(ends[i], schema::WINDOW_END)?,
             metric,
             row: WindowRow {
                 count,
-                sum: sums.map_or(averages[i] * count as f64, |sums| sums.value(i)),
+                sum: sum.ok_or_else(|| out_of_range(schema::SUM_VALUE))?,
                 min: mins[i],
                 max: maxs[i],
                 last: lasts[i],

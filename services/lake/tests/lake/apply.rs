@@ -53,7 +53,7 @@ async fn an_epoch_is_applied_once() {
         assert_eq!(first.entry.bytes, store.content(PATH).expect("an object").len() as u64);
     }
     let (rows, found) = stored(&store);
-    assert_eq!((rows[0].row.count, rows[0].row.sum, rows[0].row.last, rows[0].revision), (3, 6.0, 3.0, 3));
+    assert_eq!((rows[0].row.count, rows[0].row.sum.value(), rows[0].row.last, rows[0].revision), (3, 6.0, 3.0, 3));
     assert_eq!(found, footer(3));
     assert_eq!(store.replaces.load(Ordering::SeqCst), 3);
 }

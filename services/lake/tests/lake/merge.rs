@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use tidegauge_core::Sum;
 use tidegauge_lake::AggregatedRow;
 use tidegauge_lake::merge::{fold, merge_rows};
 use tidegauge_lake::object::{decode, encode};
@@ -14,7 +15,11 @@ fn event() -> impl Strategy<Value = AggregatedRow> {
     let metric = prop::sample::select(vec!["a", "b", "größe", "z"]);
     // Few distinct times, some within one microsecond, so that ties and sub-microsecond orders happen.
     let offset = prop::sample::select(vec![0, 1, 999, 1_000, 1_001, 59_999_999_998, 59_999_999_999]);
-    let value = prop_oneof![4 => -1e9..1e9_f64, 1 => prop::sample::select(vec![0.0, -0.0, 1.0])];
+    let value = prop_oneof![
+        4 => -1e9..1e9_f64,
+        1 => prop::sample::select(vec![0.0, -0.0, 1.0]),
+        1 => prop::sample::select(vec![1.7e308, -1.7e308, 1e300, -1e300, 1e-300]),
+    ];
     (0..4_i64, metric, value, offset, any::<bool>())
         .prop_map(|(minute, metric, value, offset, late)| event_row(minute, metric, value, offset, late))
 }
@@ -45,15 +50,16 @@ fn assert_is_union(rows: &[AggregatedRow], events: &[AggregatedRow]) -> Result<(
     prop_assert_eq!(keys, windows.keys().copied().collect::<Vec<_>>());
     for (row, events) in rows.iter().zip(windows.values()) {
         let row = &row.row;
-        let mut values: Vec<f64> = events.iter().map(|event| event.row.sum).collect();
+        let mut values: Vec<f64> = events.iter().map(|event| event.row.last).collect();
         // The latest event; of several at the same time the last in the log.
         let last = events.iter().max_by_key(|event| event.row.last_time_ns).expect("a window has events");
         prop_assert_eq!(row.count, events.len() as u64);
         prop_assert_eq!(row.late, events.iter().filter(|event| event.row.late == 1).count() as u64);
         prop_assert_eq!(row.last.to_bits(), last.row.last.to_bits());
         prop_assert_eq!(row.last_time_ns, last.row.last_time_ns);
-        let scale: f64 = values.iter().map(|value| value.abs()).sum();
-        prop_assert!((row.sum - values.iter().sum::<f64>()).abs() <= 1e-9 * scale);
+        let mut sum = Sum::ZERO;
+        values.iter().for_each(|value| sum.add(*value));
+        prop_assert_eq!(&row.sum, &sum);
         values.sort_by(f64::total_cmp);
         prop_assert_eq!(row.min.to_bits(), values[0].to_bits());
         prop_assert_eq!(row.max.to_bits(), values[values.len() - 1].to_bits());
@@ -85,7 +91,7 @@ proptest! {
         assert_is_union(&rows, &epochs.concat())?;
     }
 
-    /// Counts, extremes and times do not depend on the order in which epochs are merged; nor does an addition's order
+    /// Counts, sums, extremes and times do not depend on the order in which epochs are merged; nor does an addition's order
     /// within itself matter for sorting.
     #[test]
     fn order_does_not_matter(epochs in epochs()) {
@@ -102,6 +108,8 @@ proptest! {
         for (a, b) in forward.iter().zip(&backward) {
             prop_assert_eq!(a.order(), b.order());
             prop_assert_eq!((a.row.count, a.row.late, a.revision), (b.row.count, b.row.late, b.revision));
+            prop_assert_eq!(a.row.sum.parts(), b.row.sum.parts());
+            prop_assert_eq!(a.row.average().to_bits(), b.row.average().to_bits());
             prop_assert_eq!((a.row.min.to_bits(), a.row.max.to_bits()), (b.row.min.to_bits(), b.row.max.to_bits()));
             prop_assert_eq!(a.row.last_time_ns, b.row.last_time_ns);
         }
@@ -116,5 +124,5 @@ fn doubles_among_additions_are_folded() {
     assert_eq!(new.len(), 1);
     assert_eq!((new[0].row.count, new[0].row.last, new[0].row.late, new[0].revision), (2, 2.0, 1, 1));
     let again = merge_rows(new, &twice);
-    assert_eq!((again[0].row.count, again[0].row.sum, again[0].revision), (4, 6.0, 2));
+    assert_eq!((again[0].row.count, again[0].row.sum.value(), again[0].revision), (4, 6.0, 2));
 }

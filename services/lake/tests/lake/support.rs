@@ -40,7 +40,7 @@ pub(crate) fn event_row(minute: i64, metric: &str, value: f64, offset_ns: i64, l
         metric: MetricName::parse(metric).expect("a metric"),
         row: WindowRow {
             count: 1,
-            sum: value,
+            sum: value.into(),
             min: value,
             max: value,
             last: value,
@@ -58,7 +58,7 @@ pub(crate) fn hour_rows(metrics: usize) -> Vec<AggregatedRow> {
         let value = (metric * 60 + minute) as f64;
         row.row = WindowRow {
             count: 100 + (metric * 7 + minute * 13) as u64 % 50,
-            sum: value * 1.1,
+            sum: (value * 1.1).into(),
             min: value.sin(),
             max: value.sqrt() + 1.0,
             last: value.cos(),

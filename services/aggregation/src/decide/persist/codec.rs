@@ -1,7 +1,9 @@
 //! Reading and writing values: little-endian fixed numbers, LEB128 for small ones.
 
 use bytes::Bytes;
+use tidegauge_core::Sum;
 use tidegauge_core::hot::WindowRow;
+use tidegauge_core::sum::SumParts;
 
 use super::VERSION;
 
@@ -50,7 +52,10 @@ impl Writer {
     /// Aggregates; the last time is written relative to `start`.
     pub(super) fn row(&mut self, row: &WindowRow, start: i64) {
         self.number(row.count);
-        self.float(row.sum);
+        let SumParts { value, low, rest } = row.sum.parts();
+        self.float(value);
+        self.float(low);
+        self.bytes(&rest);
         self.float(row.min);
         self.float(row.max);
         self.float(row.last);
@@ -139,10 +144,15 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "a text is not UTF-8")
     }
 
+    fn sum(&mut self) -> Result<Sum, Problem> {
+        let (value, low, rest) = (self.float()?, self.float()?, self.bytes()?);
+        Sum::from_parts(value, low, rest).ok_or("a sum is none")
+    }
+
     pub(super) fn row(&mut self, start: i64) -> Result<WindowRow, Problem> {
         Ok(WindowRow {
             count: self.number()?,
-            sum: self.float()?,
+            sum: self.sum()?,
             min: self.float()?,
             max: self.float()?,
             last: self.float()?,

@@ -310,7 +310,7 @@ fn finish(state: &mut KeyState) {
             outbox.correction_events += row.row.count;
         } else if let Ok(metric) = state.series.intern(row.metric.as_str(), usize::MAX) {
             let slot = state.rows.slot(Part::Frozen, row.start_ns, metric);
-            state.rows.row_mut(slot).data = row.row;
+            state.rows.row_mut(slot).data = row.row.clone();
         }
     }
 }

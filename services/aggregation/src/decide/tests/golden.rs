@@ -10,7 +10,7 @@ use tidegauge_core::time::MINUTE_NS;
 use super::{T0, batch, key, raw, request, settings};
 use crate::decide::Shard;
 
-const GOLDEN: &str = include_str!("../../../tests/data/checkpoint-v1.txt");
+const GOLDEN: &str = include_str!("../../../tests/data/checkpoint-v2.txt");
 
 /// A shard with an entry of every kind.
 fn shard() -> (Shard, BTreeMap<(u8, Bytes), Bytes>) {
@@ -64,7 +64,7 @@ fn the_durable_form_is_the_golden_file() {
     let spaces: std::collections::BTreeSet<u8> = entries.keys().map(|(space, _)| *space).collect();
     assert_eq!(spaces, (1..=10).collect(), "an entry of every kind");
     if std::env::var_os("TIDEGAUGE_WRITE_GOLDEN").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/checkpoint-v1.txt");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/checkpoint-v2.txt");
         std::fs::write(path, text(&entries)).unwrap();
         return;
     }

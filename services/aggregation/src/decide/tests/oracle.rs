@@ -90,9 +90,9 @@ impl Oracle {
                     let start = time.div_euclid(settings.window.ns()) * settings.window.ns();
                     let row = state.rows.entry((start, metric.clone())).or_insert(NOTHING);
                     row.count += 1;
-                    row.sum += value;
-                    row.min = row.min.min(value);
-                    row.max = row.max.max(value);
+                    row.sum.add(value);
+                    row.min = std::cmp::min_by(row.min, value, f64::total_cmp);
+                    row.max = std::cmp::max_by(row.max, value, f64::total_cmp);
                     if time >= row.last_time_ns {
                         row.last_time_ns = time;
                         row.last = value;

@@ -290,9 +290,11 @@ impl Sim {
             assert_eq!(rows.keys().collect::<Vec<_>>(), expected.rows.keys().collect::<Vec<_>>());
             for (place, row) in &rows {
                 let want = &expected.rows[place];
-                let exact = |r: &WindowRow| (r.count, r.min, r.max, r.last, r.last_time_ns);
+                let exact = |r: &WindowRow| {
+                    let bits = [r.min, r.max, r.last, r.average()].map(f64::to_bits);
+                    (r.count, bits, r.last_time_ns, r.sum.clone())
+                };
                 assert_eq!(exact(row), exact(want), "{key} {place:?}");
-                assert!((row.sum - want.sum).abs() <= 1e-9 * want.sum.abs().max(1.0));
             }
             assert_eq!(rows.values().map(|row| row.late).sum::<u64>(), state.counters.late);
             // A key is born with its first event that counts; hot-metric hears of no other.
@@ -334,9 +336,9 @@ fn apply_hot(hot: &mut HashMap<Key, HotKey>, update: KeyUpdate, window_ns: i64) 
 
 fn merge(row: &mut WindowRow, more: &WindowRow) {
     row.count += more.count;
-    row.sum += more.sum;
-    row.min = row.min.min(more.min);
-    row.max = row.max.max(more.max);
+    row.sum.merge(&more.sum);
+    row.min = std::cmp::min_by(row.min, more.min, f64::total_cmp);
+    row.max = std::cmp::max_by(row.max, more.max, f64::total_cmp);
     row.late += more.late;
     if more.last_time_ns >= row.last_time_ns {
         (row.last, row.last_time_ns) = (more.last, more.last_time_ns);

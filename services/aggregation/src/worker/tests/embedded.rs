@@ -108,11 +108,11 @@ async fn lives_on_disk() {
         for meta in backends.lake.list(&paths::aggregated_prefix(&tenant)).await.unwrap() {
             let (content, _) = backends.lake.get(&meta.path).await.unwrap().unwrap();
             for row in object::decode(content).unwrap().0 {
-                rows.insert((row.start_ns, row.metric), (row.row.count, row.row.sum, row.row.last));
+                rows.insert((row.start_ns, row.metric), (row.row.count, row.row.sum.clone(), row.row.last));
             }
         }
         let expected: BTreeMap<_, _> =
-            expected.rows.iter().map(|(place, row)| (place.clone(), (row.count, row.sum, row.last))).collect();
+            expected.rows.iter().map(|(place, row)| (place.clone(), (row.count, row.sum.clone(), row.last))).collect();
         assert_eq!(rows, expected, "{key}");
     }
     let report = verify(&options(), &backends, &authority()).await.unwrap();

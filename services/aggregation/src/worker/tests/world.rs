@@ -202,7 +202,7 @@ impl World {
             let rows = self.lake_rows(key, None).unwrap();
             let exact = |rows: &BTreeMap<(i64, MetricName), WindowRow>| {
                 rows.iter()
-                    .map(|(k, r)| (k.clone(), (r.count, r.min, r.max, r.last, r.last_time_ns, r.sum)))
+                    .map(|(k, r)| (k.clone(), (r.count, r.min, r.max, r.last, r.last_time_ns, r.sum.clone())))
                     .collect::<Vec<_>>()
             };
             assert_eq!(exact(&rows), exact(&expected.rows), "{key}");

@@ -33,7 +33,7 @@ fn batch(tenant: &str, hour: Hour) -> RecordBatch {
             start_ns: hour.start_ns() + minute * MINUTE_NS,
             end_ns: hour.start_ns() + (minute + 1) * MINUTE_NS,
             metric: MetricName::parse("m").expect("a name"),
-            row: WindowRow { count: 1, sum: 1.0, min: 1.0, max: 1.0, last: 1.0, last_time_ns: 0, late: 0 },
+            row: WindowRow { count: 1, sum: 1.0.into(), min: 1.0, max: 1.0, last: 1.0, last_time_ns: 0, late: 0 },
             revision: 1,
         })
         .into();
