@@ -12,8 +12,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections open at once: probes and a scraper need a few.
-pub(super) const CONNECTIONS_MAX: usize = 256;
 /// One address may have one of so many.
 const ADDRESS_SHARE: usize = 2;
 /// Pause after a failed accept: mostly there are no file descriptors left, and the next try would fail as well.
