@@ -10,11 +10,13 @@
 
 mod admission;
 mod answer;
+mod arithmetic;
 mod cache;
 pub mod decide;
 mod engine;
 mod error;
 mod flight;
+mod functions;
 mod growth;
 mod guard;
 mod index;
@@ -28,6 +30,7 @@ mod scan;
 mod service;
 mod session;
 mod snapshot;
+mod sums;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -21,12 +21,15 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 
+use crate::arithmetic::CheckedArithmetic;
 use crate::decide::literals::IntegerLiterals;
 use crate::decide::sql::REFUSED_FUNCTIONS;
+use crate::functions;
 use crate::growth::{self, TextOperators};
 use crate::guard::Guards;
 use crate::options::QueryOptions;
 use crate::planning::Abandoned;
+use crate::sums;
 use crate::table::{CATALOG, DashboardMetrics, OneCatalog, SCHEMA};
 use crate::watch::Watch;
 
@@ -79,18 +82,20 @@ impl Sessions {
 
         let mut functions = SessionStateDefaults::default_scalar_functions();
         functions.retain(|f| !REFUSED_FUNCTIONS.contains(&f.name()));
-        let functions: Vec<_> = functions.into_iter().map(growth::bounded).collect();
+        let functions: Vec<_> = functions.into_iter().map(growth::bounded).chain(functions::all()).collect();
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(TextOperators::new(&functions)?)];
         planners.extend(SessionStateDefaults::default_expr_planners());
         let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(IntegerLiterals)];
         rules.extend(Analyzer::new().rules);
+        rules.push(Arc::new(CheckedArithmetic));
+        let aggregates = SessionStateDefaults::default_aggregate_functions().into_iter().map(sums::checked).collect();
 
         let base = SessionStateBuilder::new()
             .with_config(config)
             .with_analyzer_rules(rules)
             .with_expr_planners(planners)
             .with_scalar_functions(functions)
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(aggregates)
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_physical_optimizer_rule(Arc::new(Guards))
             .build();

@@ -6,4 +6,5 @@ mod flight;
 mod hostile;
 mod model;
 mod seam;
+mod sql;
 mod world;

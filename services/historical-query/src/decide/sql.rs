@@ -1,5 +1,6 @@
 //! Which SQL text is allowed: one read-only query within the limits, checked before anything is planned.
 
+mod dialect;
 mod shape;
 
 use datafusion::sql::sqlparser::ast::Statement;
@@ -104,7 +105,7 @@ pub fn parse(sql: &str) -> Result<Allowed, Refusal> {
         .map_err(|e| Refusal::Syntax(syntax_message(&e.to_string())))?;
     let count = statements.len();
     let mut statements = statements.into_iter();
-    let Some(statement) = statements.next() else { return Err(Refusal::Empty) };
+    let Some(mut statement) = statements.next() else { return Err(Refusal::Empty) };
     if count > 1 {
         return Err(Refusal::Several(count));
     }
@@ -113,6 +114,7 @@ pub fn parse(sql: &str) -> Result<Allowed, Refusal> {
         return Err(Refusal::NotReadOnly(first_words(sql)));
     }
     shape::check(query)?;
+    dialect::rewrite(&mut statement)?;
     Ok(Allowed { statement, terms })
 }
 
