@@ -27,6 +27,7 @@ mod planning;
 mod scan;
 mod service;
 mod session;
+mod shelf;
 mod snapshot;
 mod table;
 #[cfg(test)]
