@@ -8,22 +8,21 @@ use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tidegauge_core::{ErrorKind, ServiceError};
 use tidegauge_proto::freshness::v1::Freshness;
-use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admission::Permit;
 use crate::error::{Abort, of_engine};
 use crate::options::QueryOptions;
+use crate::shelf::{Filling, Parcel, Shelf};
 use crate::table::Execution;
 use crate::watch::Watch;
 use crate::width::bytes_of;
 
-/// Batches that are made ahead of the reader.
-const AHEAD: usize = 2;
 /// Objects that are opened before anything is sent: those of the newest hours, which change most.
 const OPENED_FIRST: usize = 128;
 /// Objects opened at once.
@@ -33,16 +32,15 @@ const OPENINGS: usize = 8;
 #[derive(Debug)]
 pub struct Answer {
     schema: SchemaRef,
-    execution: Arc<Execution>,
     running: Running,
-    first: Option<RecordBatch>,
 }
 
 /// The task that makes the batches.
 #[derive(Debug)]
 pub(crate) struct Running {
-    batches: mpsc::Receiver<RecordBatch>,
-    outcome: Option<oneshot::Receiver<Result<(), Abort>>>,
+    shelf: Arc<Shelf>,
+    /// Of the batch that the reader works on.
+    reading: Option<MemoryReservation>,
     /// Told when the answer is dropped: a call that works long does not end with its task.
     watch: Watch,
     _task: AbortOnDropHandle<()>,
@@ -64,8 +62,8 @@ pub(crate) struct Ready {
 }
 
 impl Running {
-    /// Starts the plan on the runtime of queries. The permit is given back when the plan has ended, not when its reader
-    /// has read: a reader that stops holds up nobody for longer than a query may take.
+    /// Starts the plan on the runtime of queries. The permit is given back when the last batch has been taken, or when the
+    /// reader has stopped for too long: what waits for readers is bounded by the queries that may run.
     pub(crate) fn start(
         runtime: &tokio::runtime::Handle,
         ready: Ready,
@@ -74,44 +72,36 @@ impl Running {
         watch: Watch,
         permit: Arc<Permit>,
     ) -> Self {
-        let (sender, batches) = mpsc::channel(AHEAD);
-        let (report, outcome) = oneshot::channel();
         let limits = Limits {
             rows_left: options.result_rows_max,
             bytes_left: options.result_bytes_max,
             rows_max: options.result_rows_max,
             bytes_max: options.result_bytes_max,
         };
-        let ends = watch.clone();
+        let shelf = Shelf::new(Some(Arc::clone(&execution)), options.unread_time_max, options.reading_time_max);
+        let (filling, ends) = (Filling::new(Arc::clone(&shelf)), watch.clone());
         let task = runtime.spawn(async move {
-            let work = produce(ready, &execution, limits, &sender);
-            let done = match tokio::time::timeout(ends.time_left(), work).await {
-                Ok(done) => done,
-                Err(_) => Err(ends.out_of_time()),
+            let done = match produce(ready, &execution, limits, &filling, &ends).await {
+                Ok(()) => filling.all_taken().await,
+                Err(abort) => Err(abort),
             };
-            // First the report, then the end of the batches: the reader asks in this order.
-            let _ = report.send(done);
-            drop((sender, permit));
+            filling.close(done);
+            drop(permit);
         });
-        Self { batches, outcome: Some(outcome), watch, _task: AbortOnDropHandle::new(task) }
+        Self { shelf, reading: None, watch, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Waits until there is a batch to take, or the end of a query without batches.
+    pub(crate) async fn first(&mut self) -> Result<(), Abort> {
+        self.shelf.first().await
     }
 
     /// The next batch; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, Abort> {
-        if let Some(batch) = self.batches.recv().await {
-            return Ok(Some(batch));
-        }
-        match self.outcome.take() {
-            None => Ok(None),
-            Some(outcome) => match outcome.await {
-                Ok(done) => done.map(|()| None),
-                // The task panicked: a defect, in the engine or here.
-                Err(_) => {
-                    Err(ServiceError::new(ErrorKind::Internal, "QUERY_ENGINE", "the query failed inside the engine")
-                        .into())
-                }
-            },
-        }
+    async fn next(&mut self) -> Result<Option<RecordBatch>, Abort> {
+        self.reading = None;
+        let Some(parcel) = self.shelf.take().await? else { return Ok(None) };
+        self.reading = Some(parcel.memory);
+        Ok(Some(parcel.batch))
     }
 }
 
@@ -154,22 +144,29 @@ async fn produce(
     ready: Ready,
     execution: &Execution,
     mut limits: Limits,
-    sender: &mpsc::Sender<RecordBatch>,
+    filling: &Filling,
+    watch: &Watch,
 ) -> Result<(), Abort> {
     let Ready { plan, context, schema } = ready;
-    open_newest(execution).await?;
+    watch.within(open_newest(execution)).await?;
+    let pool = Arc::clone(context.memory_pool());
     let mut batches = execute_stream(plan, context).map_err(|error| of_engine(&error))?;
-    while let Some(batch) = batches.try_next().await.map_err(|error| of_engine(&error))? {
+    loop {
+        let next = async { batches.try_next().await.map_err(|error| of_engine(&error)) };
+        let Some(batch) = watch.within(next).await? else { return Ok(()) };
         if batch.num_rows() == 0 {
             continue;
         }
         let batch = conformed(batch, &schema).map_err(|error| of_engine(&error.into()))?;
         limits.take(&batch)?;
-        if sender.send(batch).await.is_err() {
-            break;
-        }
+        let bytes = batch_bytes(&batch);
+        let memory = MemoryConsumer::new("answer").register(&pool);
+        memory.try_grow(bytes).map_err(|error| of_engine(&error))?;
+        let waited_from = watch.now();
+        filling.put(Parcel { batch, bytes, memory }).await?;
+        // The reader's time is not the query's.
+        watch.extend_since(waited_from);
     }
-    Ok(())
 }
 
 /// Opens the newest objects of the plan: a version that does not fit is found before anything is sent, and what stays
@@ -197,13 +194,8 @@ fn conformed(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Arro
 }
 
 impl Answer {
-    pub(crate) fn new(
-        schema: SchemaRef,
-        execution: Arc<Execution>,
-        running: Running,
-        first: Option<RecordBatch>,
-    ) -> Self {
-        Self { schema, execution, running, first }
+    pub(crate) fn new(schema: SchemaRef, running: Running) -> Self {
+        Self { schema, running }
     }
 
     /// The schema of every batch.
@@ -214,12 +206,10 @@ impl Answer {
     /// The next batch, never empty; `None` at the end.
     ///
     /// # Errors
-    /// ABORTED when the lake moved after the first batch, and whatever else ends a query.
+    /// ABORTED when the lake moved after the first batch, DEADLINE_EXCEEDED when the batches were not taken in time, and
+    /// whatever else ends a query.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, ServiceError> {
-        match self.first.take() {
-            Some(batch) => Ok(Some(batch)),
-            None => Ok(self.running.next().await?),
-        }
+        Ok(self.running.next().await?)
     }
 
     /// All batches.
@@ -234,14 +224,16 @@ impl Answer {
         Ok(batches)
     }
 
-    /// How fresh and complete the rows are. The keys that miss are known for certain only at the end.
+    /// How fresh and complete the rows are. The keys that miss are known for certain only at the end. Empty once the
+    /// answer has ended because it was not read.
     pub fn freshness(&self) -> Freshness {
-        self.execution.snapshot.freshness()
+        self.running.shelf.execution().map(|execution| execution.snapshot.freshness()).unwrap_or_default()
     }
 
     /// Bytes of the lake objects that the query's predicates could not exclude.
     pub fn scanned_bytes(&self) -> u64 {
-        self.execution.scan_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        let scanned = |execution: Arc<Execution>| execution.scan_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        self.running.shelf.execution().map(scanned).unwrap_or_default()
     }
 
     /// The batches as a stream.

@@ -29,6 +29,7 @@ mod planning;
 mod scan;
 mod service;
 mod session;
+mod shelf;
 mod snapshot;
 mod sums;
 mod table;
