@@ -7,12 +7,14 @@ mod disk;
 mod drain;
 mod flight;
 mod hot;
+mod index;
 mod kill;
 mod load;
 mod publish;
 mod reload;
 mod rules;
 mod seam;
+mod status;
 mod tls;
 mod walk;
 

@@ -129,6 +129,12 @@ impl LakeStore for LocalLakeStore {
         let (root, prefix) = (self.root.clone(), prefix.to_owned());
         blocking(move || list::objects(&root, &prefix)).await
     }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        path::check_prefix(prefix)?;
+        let directory = self.root.join(prefix);
+        blocking(move || list::folders(&directory)).await
+    }
 }
 
 /// An open object file. Its content never changes: replacing puts another file at the path.
