@@ -1,10 +1,9 @@
 //! A world in which processes come and go, and a reader who checks every answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tidegauge_core::clock::{Clock, ManualClock};
 use tidegauge_core::event::Mode;
 use tidegauge_core::hot::WindowRow;
@@ -37,7 +36,7 @@ pub(super) struct World {
     pub(super) answers: u64,
     decoded: Mutex<HashMap<String, Decoded>>,
     /// What a reader keeps of the hour index: by key, generation and index version.
-    kept: HashMap<(Key, u64, u64), BTreeMap<String, Bytes>>,
+    kept: HashMap<(Key, u64, u64), BTreeSet<String>>,
     /// Objects that were replaced before readers could reach them.
     beyond: Arc<Mutex<Vec<String>>>,
     /// Whether that may happen.
@@ -158,9 +157,17 @@ impl World {
         let held = self.hot.held.lock().unwrap();
         let objects = self.disk.objects.lock().unwrap();
         for (key, hot) in held.iter().filter(|(_, hot)| !hot.index_open && !self.waits) {
-            let of_key = format!("_index/aggregated/{}/{:05}/", key.tenant, key.bucket);
-            let index = objects.iter().filter(|(path, _)| path.starts_with(&of_key));
-            let index: BTreeMap<_, _> = index.map(|(path, (content, _))| (path.clone(), content.clone())).collect();
+            // As a reader does: a day without an index is looked for in the lake.
+            let bucket = format!("{:05}", key.bucket);
+            let named = |path: &String| {
+                let place = paths::parse_aggregated_object(path)?;
+                let day = format!("_index/aggregated/{}/{bucket}/{}.json", place.tenant, place.hour.day());
+                let index =
+                    objects.get(&day).map(|(content, _)| String::from_utf8_lossy(content).contains(path.as_str()));
+                (place.tenant == key.tenant && place.bucket == key.bucket && index.unwrap_or(true))
+                    .then(|| path.clone())
+            };
+            let index: BTreeSet<String> = objects.keys().filter_map(named).collect();
             let state = (key.clone(), hot.version.generation, hot.index_version);
             let known = self.kept.entry(state).or_insert_with(|| index.clone());
             assert!(*known == index, "{key}: the index changed under {:?}, {}", hot.version, hot.index_version);
