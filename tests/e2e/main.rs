@@ -9,6 +9,7 @@ mod drain;
 mod encodings;
 mod flight;
 mod hot;
+mod index;
 mod kill;
 mod load;
 mod peers;
@@ -16,6 +17,7 @@ mod publish;
 mod reload;
 mod rules;
 mod seam;
+mod status;
 mod tls;
 mod walk;
 

@@ -17,6 +17,9 @@ use crate::error::ClientError;
 use crate::producer::{Producer, ProducerOptions};
 use crate::query::{self, QueryResult};
 
+/// Keys of one look at the status.
+const STATUS_PAGE_SIZE: u32 = 1_000;
+
 /// Messages of the server, in order.
 pub type MessageStream<T> = BoxStream<'static, Result<T, ClientError>>;
 
@@ -122,14 +125,32 @@ impl Client {
         Ok(stream.map(|message| message.map_err(ClientError::from)).boxed())
     }
 
-    /// How aggregation stands.
+    /// How aggregation stands, with all keys of the scope's tenants. The pages are looks one after another: the shards are
+    /// those of the last one, and everything is quiescent if it was at every look.
     ///
     /// # Errors
     /// What the server said.
     pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
+        let mut status = self.status_page(STATUS_PAGE_SIZE, String::new()).await?;
+        while !status.next_page_token.is_empty() {
+            let page_token = std::mem::take(&mut status.next_page_token);
+            let page = self.status_page(STATUS_PAGE_SIZE, page_token).await?;
+            status.keys.extend(page.keys);
+            status.shards = page.shards;
+            status.quiescent &= page.quiescent;
+            status.next_page_token = page.next_page_token;
+        }
+        Ok(status)
+    }
+
+    /// How aggregation stands, with a page of the keys: the one that `page_token` asks for, or the first one.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub async fn status_page(&self, page_size: u32, page_token: String) -> Result<GetStatusResponse, ClientError> {
         let mut client =
             AggregationServiceClient::new(self.channel.clone()).max_decoding_message_size(limits::RESPONSE_BYTES_MAX);
-        Ok(client.get_status(GetStatusRequest {}).await?.into_inner())
+        Ok(client.get_status(GetStatusRequest { page_size, page_token }).await?.into_inner())
     }
 
     /// Runs one SELECT over live values and history; the result comes as Arrow batches.

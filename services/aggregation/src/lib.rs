@@ -10,6 +10,7 @@ mod crash;
 pub mod decide;
 mod meters;
 mod options;
+mod page;
 mod service;
 mod status;
 pub mod verify;

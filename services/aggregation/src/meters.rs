@@ -22,6 +22,10 @@ pub(crate) fn describe() {
         "Keys whose outputs could not be written and are tried again, by shard"
     );
     describe_gauge!(
+        "tidegauge_aggregation_unchecked_keys",
+        "Keys whose hour index has not been compared with the lake since the start, by shard"
+    );
+    describe_gauge!(
         "tidegauge_aggregation_pending_events",
         "Events that are counted and not yet in the rows that SQL shows, by shard"
     );

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tidegauge_core::clock::SteadyClock;
 use tidegauge_core::limits;
-use tidegauge_core::scope::{Permission, SystemAuthority, TenantScope};
+use tidegauge_core::log::Damage;
+use tidegauge_core::scope::{Permission, SystemAuthority};
 use tidegauge_core::{ErrorKind, ServiceError, ShardId};
 use tidegauge_lake::apply::RowCache;
 use tidegauge_proto::aggregation::v1 as pb;
@@ -19,7 +20,8 @@ use tonic::{Request, Response, Status as RpcStatus};
 use crate::crash::CrashCounter;
 use crate::meters;
 use crate::options::{AggregationOptions, Backends, OptionsError};
-use crate::status::{KeyReport, Status, WorkerState};
+use crate::page;
+use crate::status::{KeyReport, KeysWanted, ShardReport, Status, WorkerState};
 use crate::worker::hot::{HotConnector, InternalHot};
 use crate::worker::{self, Command, Context};
 
@@ -83,7 +85,7 @@ impl Aggregation {
                 crash: crash.clone(),
                 cache: RowCache::new(CACHE_BYTES),
                 large: large.clone(),
-                compared: Default::default(),
+                unchecked: Default::default(),
                 report: Default::default(),
                 draining: Default::default(),
             });
@@ -106,11 +108,11 @@ struct Worker {
 struct Workers(Arc<Vec<Worker>>);
 
 impl Workers {
-    async fn status(&self, scope: Option<TenantScope>) -> Status {
+    async fn status(&self, wanted: KeysWanted) -> Status {
         let asked = self.0.iter().map(|worker| async {
             let (reply, answer) = oneshot::channel();
             let ask = async {
-                worker.commands.send(Command::Status(scope.clone(), reply)).await.ok()?;
+                worker.commands.send(Command::Status(wanted.clone(), reply)).await.ok()?;
                 answer.await.ok()
             };
             // A worker that cannot answer is not quiescent, and its keys are missing.
@@ -135,6 +137,7 @@ impl Workers {
             status.keys.extend(keys);
         }
         status.keys.sort_by(|a, b| a.key.cmp(&b.key));
+        status.keys.truncate(wanted.limit);
         status
     }
 }
@@ -155,6 +158,12 @@ impl AggregationHandle {
         vec![Mount::new(server, &[("GetStatus", Permission::Read)])]
     }
 
+    /// The service, without the interceptor.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> impl AggregationService {
+        Server { workers: self.workers.clone() }
+    }
+
     /// A look at which shards are stopped for good; cheap, for probes.
     pub fn stopped_shards(&self) -> impl Fn() -> Vec<ShardId> + Send + Sync + 'static {
         let workers = self.workers.clone();
@@ -166,7 +175,7 @@ impl AggregationHandle {
 
     /// How everything stands, over all tenants.
     pub async fn status(&self) -> Status {
-        self.workers.status(None).await
+        self.workers.status(KeysWanted::all()).await
     }
 
     /// Resolves when a worker has ended although nobody drained it, with what happened: a defect of ours, after which the
@@ -208,20 +217,36 @@ impl AggregationService for Server {
     ) -> Result<Response<pb::GetStatusResponse>, RpcStatus> {
         let scope = tidegauge_rpc::scope(&request)?;
         let may_operate = scope.principal().role.allows(Permission::Operate);
-        let mut status = self.workers.status(Some(scope)).await;
+        let asked = request.into_inner();
+        let size = page::size(asked.page_size).map_err(tidegauge_rpc::status)?;
+        let after = page::after(&asked.page_token).map_err(tidegauge_rpc::status)?;
+        // One more than the page tells whether there is another.
+        let mut status = self.workers.status(KeysWanted { scope: Some(scope), after, limit: size + 1 }).await;
         if !may_operate {
-            // Paths and causes are the operator's business.
-            for (_, report) in &mut status.shards {
-                report.stopped_because = None;
-                report.log_damage.iter_mut().for_each(|damage| damage.first.clear());
-            }
+            status.shards.iter_mut().for_each(|(_, report)| hide_totals(report));
         }
         if status.shards.is_empty() {
             let error = ServiceError::new(ErrorKind::Unavailable, "NOT_STARTED", "aggregation has no shards yet");
             return Err(tidegauge_rpc::status(error));
         }
-        Ok(Response::new(message(status)))
+        let more = status.keys.len() > size;
+        status.keys.truncate(size);
+        let last = status.keys.last().filter(|_| more);
+        let next_page_token = last.map(|last| page::token(&last.key)).unwrap_or_default();
+        Ok(Response::new(pb::GetStatusResponse { next_page_token, ..message(status) }))
     }
+}
+
+/// Takes out what tells of all tenants of a shard together, and paths and causes: the operator's business.
+fn hide_totals(report: &mut ShardReport) {
+    *report = ShardReport {
+        state: report.state,
+        at_tip: report.at_tip,
+        lag_ms: report.lag_ms,
+        quiescent: report.quiescent,
+        log_damage: report.log_damage.take().map(|damage| Damage { first: String::new(), ..damage }),
+        ..ShardReport::default()
+    };
 }
 
 fn message(status: Status) -> pb::GetStatusResponse {
@@ -251,6 +276,7 @@ fn message(status: Status) -> pb::GetStatusResponse {
         shards: shards.collect(),
         keys: status.keys.into_iter().map(key_message).collect(),
         quiescent: status.quiescent,
+        next_page_token: String::new(),
     }
 }
 
@@ -275,5 +301,6 @@ fn key_message(report: KeyReport) -> pb::KeyStatus {
         parked_objects: report.parked,
         stopped_because: report.stopped_because.unwrap_or_default(),
         log_unneeded_bytes: report.log_unneeded_bytes,
+        index_unchecked: report.index_unchecked,
     }
 }

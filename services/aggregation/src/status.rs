@@ -1,6 +1,7 @@
 //! How aggregation stands, for `GetStatus` and for the process.
 
 use tidegauge_core::log::Damage;
+use tidegauge_core::scope::TenantScope;
 use tidegauge_core::{Epoch, Key, Ordinal, ShardId};
 
 use crate::decide::Counters;
@@ -69,6 +70,8 @@ pub struct KeyReport {
     pub pending: u64,
     /// Rows in memory.
     pub state_rows: u64,
+    /// Whether its hour index has not been compared with the lake since the process began.
+    pub index_unchecked: bool,
     /// Objects whose replacement keeps failing, the first eight and how many more.
     pub parked: Vec<String>,
     /// Why the key is stopped.
@@ -77,7 +80,44 @@ pub struct KeyReport {
     pub log_unneeded_bytes: u64,
 }
 
-/// Everything.
+/// Which keys are asked for: the first ones, in order, after one of them.
+#[derive(Clone, Debug)]
+pub(crate) struct KeysWanted {
+    /// Whose; of all tenants without one.
+    pub(crate) scope: Option<TenantScope>,
+    /// Only keys after this one.
+    pub(crate) after: Option<Key>,
+    /// At most so many.
+    pub(crate) limit: usize,
+}
+
+impl KeysWanted {
+    /// Every key of every tenant.
+    pub(crate) fn all() -> Self {
+        Self { scope: None, after: None, limit: usize::MAX }
+    }
+
+    /// The keys that are wanted, sorted. Looks at all, and keeps no more than the answer has.
+    pub(crate) fn of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<&'a Key> {
+        let covered = keys.filter(|key| {
+            self.scope.as_ref().is_none_or(|scope| scope.contains(&key.tenant))
+                && self.after.as_ref().is_none_or(|after| *key > after)
+        });
+        let mut found = Vec::new();
+        for key in covered {
+            found.push(key);
+            if found.len() >= self.limit.saturating_mul(2) {
+                found.sort_unstable();
+                found.truncate(self.limit);
+            }
+        }
+        found.sort_unstable();
+        found.truncate(self.limit);
+        found
+    }
+}
+
+/// Everything, or a page of it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Status {
     /// Shards by id.

@@ -13,29 +13,30 @@ mod apply;
 mod commit;
 mod dead_letters;
 pub(crate) mod hot;
+pub(crate) mod indexes;
 mod probe;
 mod session;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegauge_core::checkpoint::StoreError;
 use tidegauge_core::clock::SteadyClock;
-use tidegauge_core::scope::{SystemAuthority, TenantScope};
-use tidegauge_core::{Key, Ordinal, ShardId};
+use tidegauge_core::scope::SystemAuthority;
+use tidegauge_core::{Ordinal, ShardId};
 use tidegauge_lake::apply::RowCache;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::crash::CrashCounter;
 use crate::decide::{RestoreError, Settings};
 use crate::options::{AggregationOptions, Backends};
-use crate::status::{KeyReport, ShardReport, WorkerState};
+use crate::status::{KeyReport, KeysWanted, ShardReport, WorkerState};
 use hot::HotConnector;
+use indexes::Unchecked;
 
 /// What a worker is given.
 #[derive(Debug)]
@@ -53,8 +54,8 @@ pub(crate) struct Context {
     pub(crate) cache: RowCache,
     /// Lets one large object be made at a time in this process.
     pub(crate) large: Arc<Semaphore>,
-    /// Keys whose hour index this process has compared with the lake: it costs a listing of their objects.
-    pub(crate) compared: Mutex<HashSet<Key>>,
+    /// Keys whose hour index has not been compared with the lake yet.
+    pub(crate) unchecked: Unchecked,
     /// Last known state, for when the worker cannot answer.
     pub(crate) report: Mutex<ShardReport>,
     /// The worker was told to end: a session that fails is the last one.
@@ -74,8 +75,8 @@ impl Context {
 /// What a worker can be asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// How do the shard and the keys of this scope (of all tenants without one) stand?
-    Status(Option<TenantScope>, oneshot::Sender<(ShardReport, Vec<KeyReport>)>),
+    /// How do the shard and these keys stand?
+    Status(KeysWanted, oneshot::Sender<(ShardReport, Vec<KeyReport>)>),
     /// Stop reading, commit what is due, end.
     Drain,
 }

@@ -86,8 +86,12 @@ pub struct KeyMeta {
     pub counted: u64,
     /// Of these, events for published or frozen windows that wait for a cut or for its end.
     pub pending: u64,
-    /// Raised whenever an hour index object of the key changes.
+    /// Last epoch whose outputs may stand in the key's hour objects and hour index. It is told before anything of that epoch
+    /// is written, so a footer of a later epoch means that this state is behind.
     pub index_version: u64,
+    /// Whether outputs are being written just now: until this is false again two looks at the hour index may differ, and
+    /// nothing that was read of it may be kept. While it is false the index does not change under one `index_version`.
+    pub index_open: bool,
 }
 
 /// Everything that one version holds for a key.

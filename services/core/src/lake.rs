@@ -61,4 +61,13 @@ pub trait LakeStore: Send + Sync + std::fmt::Debug + 'static {
 
     /// Lists objects below a prefix.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError>;
+
+    /// Names of the folders directly below `prefix`, which ends with `/`, sorted: the next parts of the paths of objects
+    /// that lie deeper. A folder without objects may be among them. A store that can look at one level alone does so.
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let below = self.list(prefix).await?;
+        let names = below.iter().filter_map(|object| object.path.strip_prefix(prefix)?.split_once('/'));
+        let names: std::collections::BTreeSet<&str> = names.map(|(name, _)| name).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
 }

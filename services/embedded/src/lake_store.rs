@@ -202,6 +202,12 @@ impl LakeStore for LocalLakeStore {
         })
         .await
     }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        path::check_prefix(prefix)?;
+        let directory = self.root.join(prefix);
+        blocking(move || list::folders(&directory)).await
+    }
 }
 
 /// An open object file. Its content never changes: replacing puts another file at the path.

@@ -1,7 +1,11 @@
-//! Which objects a key has: the hour index, cached by the counter that its writer raises.
+//! Which objects a key has: the hour index, cached by the state that its writer tells.
+//!
+//! While the writer says that the index is open, every execution reads it anew, so that later answers name at least what
+//! earlier ones did (I6); what is read once is the same for all scans of the execution. A day without an index is looked
+//! for in the lake: a lost index makes no answer short, and nobody needs to have compared the two before.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::logical_expr::Expr;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -10,6 +14,7 @@ use tidegauge_core::hot::KeyMeta;
 use tidegauge_core::lake::LakeStore;
 use tidegauge_core::time::Day;
 use tidegauge_lake::index::{self, IndexEntry, IndexError};
+use tokio::sync::OnceCell;
 
 use crate::cache::ByteCache;
 use crate::decide::prune::{self, Facts};
@@ -25,6 +30,20 @@ const READS: usize = 8;
 /// State of a key's index: a cached copy is good for exactly this. The generation stands in it because a worker that
 /// takes over may count anew from its checkpoint.
 type IndexState = (String, u64, u64);
+
+/// What one execution has read of a key's index.
+#[derive(Debug, Default)]
+pub(crate) struct SeenIndex {
+    days: OnceCell<Arc<[Day]>>,
+    entries: Mutex<HashMap<Day, Arc<OnceCell<Arc<[IndexEntry]>>>>>,
+}
+
+impl SeenIndex {
+    fn of_day(&self, day: Day) -> Arc<OnceCell<Arc<[IndexEntry]>>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(entries.entry(day).or_default())
+    }
+}
 
 /// The hour index of all keys, cached.
 #[derive(Debug)]
@@ -47,8 +66,9 @@ impl HourIndex {
         let facts = Facts::tenant(key.key.tenant.as_str());
         let last = Day::of(key.meta.boundary_ns.saturating_sub(1));
         let days = match prune::days(filters, &facts, last) {
-            Some(days) => days,
-            None => {
+            Some(days) if !key.meta.index_open => days,
+            // The days of an open index are read once, so that a scan with filters sees no day that one without does not.
+            _ => {
                 let known = self.days_of(key).await?;
                 let wanted = |day: &Day| *day <= last && prune::may_match(filters, &facts.day(*day));
                 known.iter().copied().filter(wanted).collect()
@@ -65,27 +85,42 @@ impl HourIndex {
     }
 
     async fn days_of(&self, key: &KeyState) -> Result<Arc<[Day]>, Abort> {
+        key.index.days.get_or_try_init(|| self.days_now(key)).await.cloned()
+    }
+
+    async fn days_now(&self, key: &KeyState) -> Result<Arc<[Day]>, Abort> {
         let state = state_of(key);
-        if let Some(days) = self.days.get(&state) {
+        if let Some(days) = state.as_ref().and_then(|state| self.days.get(state)) {
             return Ok(days);
         }
-        let by_bucket: BTreeMap<u32, Vec<Day>> =
-            index::days(self.store.as_ref(), &key.tenant).await.map_err(|error| unreadable(key, &error))?;
-        let days: Arc<[Day]> = by_bucket.get(&key.key.bucket).map_or(&[] as &[Day], Vec::as_slice).into();
-        self.days.insert(state, Arc::clone(&days), 64 + size_of_val(&*days));
+        let failed = |error: IndexError| unreadable(key, &error);
+        let mut by_bucket: BTreeMap<u32, Vec<Day>> =
+            index::days(self.store.as_ref(), &key.tenant).await.map_err(failed)?;
+        let mut days: BTreeSet<Day> = by_bucket.remove(&key.key.bucket).unwrap_or_default().into_iter().collect();
+        days.extend(index::lake_days(self.store.as_ref(), &key.tenant).await.map_err(failed)?);
+        let days: Arc<[Day]> = days.into_iter().collect();
+        if let Some(state) = state {
+            self.days.insert(state, Arc::clone(&days), 64 + size_of_val(&*days));
+        }
         Ok(days)
     }
 
     async fn entries_of(&self, key: &KeyState, day: Day) -> Result<Arc<[IndexEntry]>, Abort> {
-        let cached = (state_of(key), day);
-        if let Some(entries) = self.entries.get(&cached) {
+        key.index.of_day(day).get_or_try_init(|| self.entries_now(key, day)).await.cloned()
+    }
+
+    async fn entries_now(&self, key: &KeyState, day: Day) -> Result<Arc<[IndexEntry]>, Abort> {
+        let cached = state_of(key).map(|state| (state, day));
+        if let Some(entries) = cached.as_ref().and_then(|cached| self.entries.get(cached)) {
             return Ok(entries);
         }
         metrics::counter!("tidegauge_query_index_loads_total").increment(1);
         let loaded = load(self.store.as_ref(), &key.tenant, key.key.bucket, day).await;
         let entries: Arc<[IndexEntry]> = loaded.map_err(|error| unreadable(key, &error))?.into();
         let bytes = 128 + entries.iter().map(|entry| size_of::<IndexEntry>() + entry.path.len() + 48).sum::<usize>();
-        self.entries.insert(cached, Arc::clone(&entries), bytes);
+        if let Some(cached) = cached {
+            self.entries.insert(cached, Arc::clone(&entries), bytes);
+        }
         Ok(entries)
     }
 }
@@ -97,7 +132,9 @@ async fn load(
     day: Day,
 ) -> Result<Vec<IndexEntry>, IndexError> {
     match index::load(store, tenant, bucket, day).await {
-        Ok(index) => Ok(index.map(|index| index.entries).unwrap_or_default()),
+        Ok(Some(index)) => Ok(index.entries),
+        // Nothing was written on that day, or its index was lost. Its owner makes it again in the background.
+        Ok(None) => Ok(index::day_from_lake(store, tenant, bucket, day).await?.entries),
         // It only repeats what the lake says, and its owner writes it again with the next object of the day.
         Err(error @ IndexError::Damaged { .. }) => {
             tracing::warn!(%error, "an hour index is damaged, the lake is listed instead");
@@ -107,9 +144,10 @@ async fn load(
     }
 }
 
-fn state_of(key: &KeyState) -> IndexState {
-    let KeyMeta { version, index_version, .. } = key.meta;
-    (key.key.to_string(), version.generation, index_version)
+/// What a copy of the index is good for; `None` while it is good for this execution alone.
+fn state_of(key: &KeyState) -> Option<IndexState> {
+    let KeyMeta { version, index_version, index_open, .. } = key.meta;
+    (!index_open).then(|| (key.key.to_string(), version.generation, index_version))
 }
 
 fn unreadable(key: &KeyState, error: &IndexError) -> Abort {

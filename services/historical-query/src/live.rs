@@ -92,7 +92,7 @@ impl Collected {
             }
         } else {
             let freshness = part.freshness.as_ref().ok_or_else(|| broken("the first part has no freshness"))?;
-            let meta = meta(freshness, part.index_version)?;
+            let meta = meta(freshness, part)?;
             self.keys.push((key, LiveSnapshot { meta, windows: Vec::new(), complete: part.complete }));
         }
         self.open = !part.last_part;
@@ -119,7 +119,7 @@ impl Collected {
     }
 }
 
-fn meta(freshness: &KeyFreshness, index_version: u64) -> Result<KeyMeta, ServiceError> {
+fn meta(freshness: &KeyFreshness, part: &ListLiveWindowsResponse) -> Result<KeyMeta, ServiceError> {
     let time = |time: Option<&prost_types::Timestamp>| time.and_then(timestamp_ns);
     Ok(KeyMeta {
         version: HotVersion { generation: freshness.generation, ordinal: freshness.as_of_ordinal, push: 0 },
@@ -127,7 +127,8 @@ fn meta(freshness: &KeyFreshness, index_version: u64) -> Result<KeyMeta, Service
         watermark_ns: time(freshness.watermark.as_ref()).ok_or_else(|| broken("a key has no watermark"))?,
         counted: freshness.counted_events,
         pending: freshness.pending_events,
-        index_version,
+        index_version: part.index_version,
+        index_open: part.index_open,
     })
 }
 

@@ -108,7 +108,7 @@ impl Objects {
         if footer.key != wanted.key.key {
             return Err(wanted.unreadable(&"its footer names another key"));
         }
-        if seam::beyond(wanted.key.meta.version, footer.generation, footer.ordinal) {
+        if seam::beyond(&wanted.key.meta, footer.generation, footer.ordinal, footer.epoch) {
             return Err(Abort::SeamMoved(wanted.key.key.clone()));
         }
         // Without a permit the object is opened again when it is read, and must then be the same version.

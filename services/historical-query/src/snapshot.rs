@@ -13,6 +13,7 @@ use tidegauge_proto::freshness::v1::Freshness;
 use tokio::sync::OnceCell;
 
 use crate::error::Abort;
+use crate::index::SeenIndex;
 use crate::live::LiveSource;
 use crate::object::Opened;
 
@@ -22,6 +23,8 @@ pub(crate) struct KeyState {
     pub(crate) key: Key,
     pub(crate) tenant: ScopedTenant,
     pub(crate) meta: KeyMeta,
+    /// What this execution has read of the hour index: every scan sees the same.
+    pub(crate) index: SeenIndex,
     windows: Mutex<Vec<LiveWindow>>,
     live: OnceLock<Result<Vec<(Hour, RecordBatch)>, String>>,
 }
@@ -88,7 +91,14 @@ impl Snapshot {
                 continue;
             }
             windows.retain(|window| window.start_ns >= meta.boundary_ns && window.row.count > 0);
-            keys.push(Arc::new(KeyState { key, tenant, meta, windows: windows.into(), live: OnceLock::new() }));
+            keys.push(Arc::new(KeyState {
+                key,
+                tenant,
+                meta,
+                index: SeenIndex::default(),
+                windows: windows.into(),
+                live: OnceLock::new(),
+            }));
         }
         keys.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { keys, allow_partial, missing: missing.into(), opened: Mutex::default() })

@@ -90,6 +90,7 @@ impl Assembly {
             counted: part.counted_events,
             pending: part.pending_events,
             index_version: part.index_version,
+            index_open: part.index_open,
         };
         let currents = part.currents.iter().map(convert::current_from_proto).collect::<Result<_, _>>();
         let windows = part.windows.iter().map(convert::window_from_proto).collect::<Result<_, _>>();

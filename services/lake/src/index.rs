@@ -13,7 +13,7 @@ use tidegauge_core::lake::{Expected, LakeStore, ObjectVersion, StoreError};
 use tidegauge_core::scope::ScopedTenant;
 use tidegauge_core::time::{Day, Hour};
 
-pub use rebuild::{Rebuilt, day_from_lake, rebuild, restore};
+pub use rebuild::{Rebuilt, day_from_lake, lake_days, rebuild, restore};
 
 use crate::paths;
 
@@ -146,7 +146,7 @@ pub async fn load(
 }
 
 /// Enters objects of one day, after they were written. Idempotent. The first update of a day, and one that finds the
-/// index damaged, looks into the lake for objects that the index should name too.
+/// index damaged, looks into the lake for objects that the index should name too; without any, nothing is written.
 ///
 /// # Errors
 /// [`IndexError`].
@@ -178,7 +178,7 @@ pub async fn update(
             Some(index) => index,
             None => rebuild::day_from_lake(store, tenant, bucket, day).await?,
         };
-        if !index.merge(entries) && !rebuilt {
+        if !index.merge(entries) && (!rebuilt || index.entries.is_empty()) {
             return Ok(Updated { changed: false, rebuilt });
         }
         match store.replace(&path, &expected, format::write(&index)).await {

@@ -138,6 +138,11 @@ pub(crate) fn parse_day(text: &str) -> Option<Day> {
     (parts.next().is_none() && day.to_string() == text).then_some(day)
 }
 
+/// Reads the name of a folder of the hive layout, such as `month=03`.
+pub(crate) fn parse_folder(name: &str, column: &str) -> Option<u32> {
+    number(name.strip_prefix(column)?.strip_prefix('=')?)
+}
+
 fn day_prefix(tenant: &TenantId, day: Day) -> String {
     let (year, month, of_month) = day.civil();
     format!("{AGGREGATED}/tenant_id={tenant}/year={year:04}/month={month:02}/day={of_month:02}/")

@@ -19,6 +19,9 @@ Examples:
   tidegauge status
   tidegauge status -o json
 
+What a shard holds of all tenants together is told to an admin's token; others see "
+    - ".
+
 PENDING events are counted and not yet in the rows that SQL shows: loaded history and corrections of published windows,
 until the next cut (setting publish.interval).";
 
@@ -52,21 +55,27 @@ fn ns(time: &Time) -> Option<i64> {
     time.as_ref().and_then(timestamp_ns)
 }
 
+/// A figure over all tenants of a shard; `None` where the server does not tell it: to credentials that may not operate, and
+/// before a worker has the shard.
+fn total<T>(shard: &ShardStatus, figure: T) -> Option<T> {
+    (shard.generation > 0).then_some(figure)
+}
+
 fn document(status: &GetStatusResponse) -> Value {
     let time = |time: &Time| ns(time).map(rfc3339);
     let shards = status.shards.iter().map(|shard| {
         json!({
             "shard": shard.shard,
-            "generation": shard.generation,
-            "prepared_epoch": shard.prepared_epoch,
-            "completed_epoch": shard.completed_epoch,
-            "ordinal": shard.ordinal,
+            "generation": total(shard, shard.generation),
+            "prepared_epoch": total(shard, shard.prepared_epoch),
+            "completed_epoch": total(shard, shard.completed_epoch),
+            "ordinal": total(shard, shard.ordinal),
             "at_tip": shard.at_tip,
             "lag_ms": shard.lag_ms,
-            "state_rows": shard.state_rows,
-            "log_bytes": shard.log_bytes,
-            "log_unneeded_bytes": shard.log_unneeded_bytes,
-            "log_early_deleted_bytes": shard.log_early_deleted_bytes,
+            "state_rows": total(shard, shard.state_rows),
+            "log_bytes": total(shard, shard.log_bytes),
+            "log_unneeded_bytes": total(shard, shard.log_unneeded_bytes),
+            "log_early_deleted_bytes": total(shard, shard.log_early_deleted_bytes),
             "log_damaged_segments": shard.log_damaged_segments,
             "log_damage": shard.log_damage,
             "state": state_word(shard.state()),
@@ -94,6 +103,7 @@ fn document(status: &GetStatusResponse) -> Value {
             "parked_objects": key.parked_objects,
             "log_unneeded_bytes": key.log_unneeded_bytes,
             "stopped_because": key.stopped_because,
+            "index_unchecked": key.index_unchecked,
         })
     });
     json!({
@@ -126,16 +136,17 @@ fn tables(status: &GetStatusResponse, now_ns: i64) -> String {
             true => shard.completed_epoch.to_string(),
             false => format!("{} (applying)", shard.prepared_epoch),
         };
+        let told = |figure: String| total(shard, figure).unwrap_or_else(|| "-".to_owned());
         shards.row([
             shard.shard.to_string(),
             state_word(shard.state()).to_owned(),
-            grouped(shard.ordinal),
+            told(grouped(shard.ordinal)),
             readable(std::time::Duration::from_millis(shard.lag_ms)),
             if shard.at_tip { "yes" } else { "no" }.to_owned(),
-            epoch,
-            grouped(shard.state_rows),
-            bytes(shard.log_bytes),
-            bytes(shard.log_unneeded_bytes),
+            told(epoch),
+            told(grouped(shard.state_rows)),
+            told(bytes(shard.log_bytes)),
+            told(bytes(shard.log_unneeded_bytes)),
         ]);
     }
     let mut keys = TextTable::new(&[
@@ -284,6 +295,7 @@ mod tests {
         let shard = ShardStatus {
             shard: 1,
             at_tip: true,
+            generation: 1,
             log_bytes: 64 << 20,
             log_unneeded_bytes: 32 << 20,
             log_early_deleted_bytes: 128 << 20,
@@ -296,13 +308,20 @@ mod tests {
             log_damaged_segments: 2,
             ..ShardStatus::default()
         };
-        let status = GetStatusResponse { shards: vec![shard, stopped], keys: vec![key], quiescent: true };
+        let status = GetStatusResponse {
+            shards: vec![shard, stopped],
+            keys: vec![key],
+            quiescent: true,
+            ..GetStatusResponse::default()
+        };
         let document = document(&status);
         assert_eq!(document["keys"][0]["counters"]["backfilled"], 3);
         assert_eq!(document["keys"][0]["boundary"], "1970-01-01T00:01:00Z");
         assert_eq!(document["quiescent"], true);
         assert_eq!(document["shards"][0]["log_unneeded_bytes"], 32 << 20);
         assert_eq!(document["shards"][0]["log_early_deleted_bytes"], 128 << 20);
+        assert_eq!(document["shards"][0]["log_bytes"], 64 << 20);
+        assert_eq!(document["shards"][1]["log_bytes"], Value::Null, "not told");
         assert_eq!(document["shards"][1]["state"], "stopped");
         assert_eq!(document["shards"][1]["stopped_because"], "its manifest is damaged");
         let text = tables(&status, 120_000_000_000);

@@ -257,18 +257,25 @@ impl Shard {
         .collect()
     }
 
-    /// Sees to it that hot-metric hears of the keys whose objects are about to be replaced: their footers will name
-    /// this ordinal, and a reader must be able to reach it.
-    pub fn announce(&mut self, jobs: &[ApplyJob]) {
+    /// Sees to it that hot-metric hears of the keys whose objects and indexes `epoch` is about to change, and that the
+    /// epoch's checkpoint knows. The footers will name this ordinal, and a reader must be able to reach it; what it has
+    /// kept of the hour index is no longer good, whatever becomes of the outputs (I6).
+    pub fn announce(&mut self, epoch: Epoch, jobs: &[ApplyJob]) {
         for job in jobs {
-            self.queue_hot(job.index as usize);
+            let index = job.index as usize;
+            if !job.hours.is_empty() {
+                self.keys[index].index_version = epoch;
+                self.keys[index].index_open = true;
+                self.mark(index);
+            }
+            self.queue_hot(index);
         }
     }
 
-    /// Whether readers of a key can reach `ordinal`, so that objects of a job may carry it: hot-metric, as it was when
-    /// it was met last, had heard so much of the key, or does not know it.
-    pub fn hot_reaches(&self, job: &ApplyJob, ordinal: Ordinal) -> bool {
-        job.hours.is_empty() || self.keys[job.index as usize].hot_known.is_none_or(|known| known >= ordinal)
+    /// Whether a job may be applied although it was not announced in this session: it changes nothing in the lake, or
+    /// hot-metric, when it was met last, did not know the key, so that nobody reads it.
+    pub fn needs_no_announcement(&self, job: &ApplyJob) -> bool {
+        job.hours.is_empty() || self.keys[job.index as usize].hot_known.is_none()
     }
 
     /// Whether an output should be tried again now. To be asked while no epoch is in flight.
@@ -284,8 +291,8 @@ impl Shard {
         let rows_before = key.rows.len();
         let Some(outbox) = key.outbox.take() else { return };
         key.boundary = outbox.through;
+        key.index_open = false;
         if !outbox.hours.is_empty() {
-            key.index_version = outbox.epoch;
             self.written_at = now;
         }
         let frozen = std::mem::take(&mut key.rows.frozen);
@@ -298,8 +305,11 @@ impl Shard {
         self.queue_hot(index as usize);
     }
 
-    /// Outputs of a key could not all be written: they stay, and so does the boundary.
+    /// Outputs of a key could not all be written: they stay, and so does the boundary. Some may have been; until they are
+    /// tried again the key's objects and index stay as they are.
     pub fn parked(&mut self, index: u32, failure: ApplyFailure, now: i64) {
+        self.keys[index as usize].index_open = false;
+        self.queue_hot(index as usize);
         let Some(outbox) = &mut self.keys[index as usize].outbox else { return };
         if outbox.attempts == 0 {
             outbox.failing_since = now;

@@ -42,8 +42,10 @@ pub struct KeyState {
     pub(super) cut_at: i64,
     /// Events in waiting rows.
     pub(super) waiting_events: u64,
-    /// Raised with every epoch whose outputs changed an hour index.
+    /// Last epoch whose outputs may stand in the lake.
     pub(super) index_version: u64,
+    /// Outputs are being written, or a session before this one may still be at it.
+    pub(super) index_open: bool,
     pub(super) series: SeriesSet,
     pub(super) rows: Rows,
     pub(super) producers: Producers,
@@ -98,6 +100,7 @@ impl KeyState {
             cut_at: now,
             waiting_events: 0,
             index_version: 0,
+            index_open: false,
             series: SeriesSet::default(),
             rows: Rows::default(),
             producers: Producers::default(),
@@ -130,7 +133,7 @@ impl KeyState {
         self.event_watermark.max(self.durable_watermark).max(self.boundary)
     }
 
-    /// Epoch whose outputs changed an hour index last; 0 if none has.
+    /// Last epoch whose outputs may stand in the lake; 0 if none has had any.
     pub fn index_version(&self) -> u64 {
         self.index_version
     }

@@ -73,6 +73,7 @@ fn meta(key: &KeyState, version: HotVersion) -> KeyMeta {
         counted: key.counters.counted(),
         pending: key.pending(),
         index_version: key.index_version,
+        index_open: key.index_open,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Step 2 of the commit protocol: outputs into the lake. Repeating it changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 use tidegauge_core::Key;
@@ -203,29 +203,6 @@ fn named(mut failure: ApplyFailure) -> ApplyFailure {
         failure.parked.push(format!("and {others} more"));
     }
     failure
-}
-
-/// Makes lost hour indexes from the lake, so that no answer is short; for each key once in the life of a worker.
-pub(super) async fn restore_indexes(context: &Context, mut keys: Vec<Key>) {
-    let compared = || context.compared.lock().unwrap_or_else(PoisonError::into_inner);
-    keys.retain(|key| !compared().contains(key));
-    let restored = stream::iter(keys).map(|key| async move {
-        let tenant = context.authority.tenant(&key.tenant);
-        let restored = index::restore(context.backends.lake.as_ref(), &tenant, key.bucket).await;
-        (key, restored)
-    });
-    let mut restored = std::pin::pin!(restored.buffer_unordered(context.options.parallel_objects.max(1)));
-    while let Some((key, restored)) = restored.next().await {
-        match restored {
-            Ok(rebuilt) => {
-                if let Some(rebuilt) = rebuilt {
-                    tracing::info!(%key, objects = rebuilt.objects, "a lost hour index was made again");
-                }
-                compared().insert(key);
-            }
-            Err(error) => tracing::error!(%key, %error, "the hour index could not be checked"),
-        }
-    }
 }
 
 /// Why dead letters could not be written.

@@ -269,6 +269,7 @@ fn message(update: &KeyUpdate, last_part: bool) -> pb::KeyUpdate {
         counted_events: meta.counted,
         pending_events: meta.pending,
         index_version: meta.index_version,
+        index_open: meta.index_open,
         replaces_windows: update.replaces_windows,
         currents: update.currents.iter().map(convert::current_to_proto).collect(),
         windows: update.windows.iter().map(convert::window_to_proto).collect(),

@@ -14,11 +14,12 @@ use tidegauge_core::clock::{Clock as _, Step};
 use tidegauge_core::log::{LogRecord, Position, ReadBatch};
 use tidegauge_proto::convert::batch;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::apply::{ApplyReport, Standing, apply, restore_indexes};
+use super::apply::{ApplyReport, Standing, apply};
 use super::commit::InFlight;
 use super::hot::HotLink;
-use super::{Command, Context, SessionError};
+use super::{Command, Context, SessionError, indexes};
 use crate::decide::Shard;
 use pushing::Pushing;
 
@@ -54,6 +55,8 @@ struct Session {
     /// How far hot-metric has heard; see [`Shard::hot_progress`].
     heard: watch::Sender<u64>,
     in_flight: Option<InFlight>,
+    /// Compares hour indexes with the lake, beside the work.
+    comparing: Option<AbortOnDropHandle<()>>,
     /// When the last epoch began, monotonic.
     epoch_began_ns: u64,
     /// Bytes processed since.
@@ -99,6 +102,7 @@ impl Session {
             pushing: Pushing::default(),
             heard: watch::Sender::new(0),
             in_flight: None,
+            comparing: None,
             epoch_began_ns: context.clock.monotonic_ns(),
             epoch_bytes: 0,
             draining: false,
@@ -116,9 +120,10 @@ impl Session {
         let mut jobs = self.shard.apply_jobs(self.context.clock.now_ns());
         if jobs.iter().any(|job| !job.hours.is_empty()) {
             self.meet_hot().await?;
-            // Hot-metric has not heard of these cuts yet, so none of their objects was replaced: readers would find
-            // footers beyond what they can know until the replay is done. They are applied after it.
-            jobs.retain(|job| self.shard.hot_reaches(job, standing.ordinal));
+            // Hot-metric may not have heard of these cuts, and hears nothing until the replay is done: readers would find
+            // footers beyond what they can know, and keep an hour index that changes. They are announced and applied
+            // after it.
+            jobs.retain(|job| self.shard.needs_no_announcement(job));
         }
         let report = apply(&context, standing, &jobs, self.shard.dead_jobs(self.context.clock.now_ns())).await;
         take_report(&mut self.shard, report, self.context.clock.now_ns());
@@ -129,7 +134,7 @@ impl Session {
         }
         acknowledge(&context, &self.progress.position).await;
         let published = self.shard.keys().iter().filter(|key| key.index_version() > 0).map(|key| key.key.clone());
-        restore_indexes(&context, published.collect()).await;
+        self.comparing = Some(indexes::compare(&context, published));
         Ok(())
     }
 
@@ -159,8 +164,8 @@ impl Session {
                     EpochStep::Ended(done) => self.finish_epoch(done).await?,
                 },
                 command = commands.recv() => match command {
-                    Some(Command::Status(scope, reply)) => {
-                        let status = self.status(scope.as_ref()).await;
+                    Some(Command::Status(wanted, reply)) => {
+                        let status = self.status(&wanted).await;
                         // Whoever asked may have gone.
                         let _ = reply.send(status);
                     }

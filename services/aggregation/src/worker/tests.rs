@@ -9,4 +9,5 @@ mod embedded;
 mod hot;
 mod lives;
 mod standstill;
+mod status;
 mod world;

@@ -84,8 +84,15 @@ fn current(name: &str, count: u64) -> CurrentValue {
 
 fn update(of: &str, version: HotVersion, boundary_minute: i64) -> KeyUpdate {
     let boundary_ns = START + boundary_minute * MINUTE_NS;
-    let meta =
-        KeyMeta { version, boundary_ns, watermark_ns: boundary_ns + 7, counted: 3, pending: 2, index_version: 1 };
+    let meta = KeyMeta {
+        version,
+        boundary_ns,
+        watermark_ns: boundary_ns + 7,
+        counted: 3,
+        pending: 2,
+        index_version: 1,
+        index_open: true,
+    };
     KeyUpdate { key: key(of), meta, replaces_windows: false, currents: Vec::new(), windows: Vec::new() }
 }
 

@@ -210,6 +210,10 @@ async fn lists_go_by_prefix(store: &dyn LakeStore) {
     }
     let sizes = store.list("b/1/").await.expect("list").into_iter().map(|object| object.bytes);
     assert_eq!(sizes.collect::<Vec<_>>(), [5, 5]);
+    let folders: [(&str, &[&str]); 4] = [("b/", &["1", "10", "2"]), ("b/1/", &[]), ("ab/", &[]), ("c/d/", &[])];
+    for (prefix, expected) in folders {
+        assert_eq!(store.folders(prefix).await.expect("folders"), expected, "{prefix:?}");
+    }
 }
 
 /// A deleted object is gone for get, open and list, its path can be used again, and deleting nothing is no error.

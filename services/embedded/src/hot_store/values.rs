@@ -20,9 +20,13 @@ pub(super) struct Known {
     pub(super) complete: bool,
 }
 
-/// version, ordinal, push, generation, boundary, watermark, counted, pending, index version, complete.
+/// Bits of the last byte of a key's state.
+const COMPLETE: u8 = 1;
+const INDEX_OPEN: u8 = 2;
+
+/// version, ordinal, push, generation, boundary, watermark, counted, pending, index version, complete and index open.
 pub(super) fn encode_known(known: &Known, bytes: &mut Vec<u8>) {
-    let KeyMeta { version, boundary_ns, watermark_ns, counted, pending, index_version } = &known.meta;
+    let KeyMeta { version, boundary_ns, watermark_ns, counted, pending, index_version, index_open } = &known.meta;
     bytes.push(VERSION);
     for number in [version.generation, version.ordinal, version.push] {
         bytes.extend(number.to_le_bytes());
@@ -33,7 +37,7 @@ pub(super) fn encode_known(known: &Known, bytes: &mut Vec<u8>) {
     for number in [counted, pending, index_version] {
         bytes.extend(number.to_le_bytes());
     }
-    bytes.push(u8::from(known.complete));
+    bytes.push(if known.complete { COMPLETE } else { 0 } | if *index_open { INDEX_OPEN } else { 0 });
 }
 
 /// last value, last time, updated at, count, name.
@@ -134,17 +138,19 @@ impl<'a> Reader<'a> {
 pub(super) fn decode_known(bytes: &[u8]) -> Result<Known, StoreError> {
     let mut read = Reader::new(bytes, "key state")?;
     let version = HotVersion { generation: read.u64()?, ordinal: read.u64()?, push: read.u64()? };
-    let meta = KeyMeta {
+    let mut meta = KeyMeta {
         version,
         boundary_ns: read.i64()?,
         watermark_ns: read.i64()?,
         counted: read.u64()?,
         pending: read.u64()?,
         index_version: read.u64()?,
+        index_open: false,
     };
-    let [complete] = read.bytes()?;
+    let [flags] = read.bytes()?;
     read.end()?;
-    Ok(Known { meta, complete: complete == 1 })
+    meta.index_open = flags & INDEX_OPEN != 0;
+    Ok(Known { meta, complete: flags & COMPLETE != 0 })
 }
 
 pub(super) fn decode_current(bytes: &[u8]) -> Result<CurrentValue, StoreError> {
@@ -206,6 +212,7 @@ mod tests {
                 counted: 6,
                 pending: 7,
                 index_version: 8,
+                index_open: true,
             },
             complete: true,
         };

@@ -53,6 +53,27 @@ fn walk(directory: &Path, place: &str, prefix: &str, found: &mut Vec<ObjectMeta>
     Ok(())
 }
 
+/// Names of the folders in a directory, sorted; none if it is not there.
+pub(super) fn folders(directory: &Path) -> Result<Vec<String>, StoreError> {
+    let failed = |e| StoreError::io(format!("listing {}", directory.display()), e);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if gone(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+        if entry.file_type().map_err(failed)?.is_dir() {
+            found.push(name.to_owned());
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
 /// Whether the thing is not there (any more).
 fn gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)

@@ -1,8 +1,8 @@
 //! The seam (I6): which part of a lake object belongs to a snapshot, and whether its version fits.
 
-use tidegauge_core::Ordinal;
-use tidegauge_core::hot::HotVersion;
+use tidegauge_core::hot::KeyMeta;
 use tidegauge_core::time::{HOUR_NS, Hour};
+use tidegauge_core::{Epoch, Ordinal};
 
 /// How an hour object of a key is read under a boundary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,19 +27,23 @@ pub fn part_of(hour: Hour, boundary_ns: i64) -> Part {
     }
 }
 
-/// Whether the version of an object that a footer describes holds events beyond the as-of of its key.
+/// Whether the version of an object that a footer describes holds what the state of its key does not know of yet: events
+/// beyond its as-of, or outputs of an epoch that was not told, of which another object or the index may be missing.
 ///
 /// Ordinals count along a shard's lineage and go on across its lease generations. A generation begins where the last
 /// prepared epoch of the one before ended, and every object was written after its epoch was prepared: an object of an
 /// older generation is therefore never beyond. An object of the same or a younger generation is beyond when its
 /// ordinal is: a worker that has taken over may publish records that the as-of of the generation before has already
-/// counted.
-pub fn beyond(as_of: HotVersion, footer_generation: u64, footer_ordinal: Ordinal) -> bool {
-    footer_generation >= as_of.generation && footer_ordinal > as_of.ordinal
+/// counted. Epochs count along the lineage too, and one is told before anything of it is written.
+pub fn beyond(as_of: &KeyMeta, footer_generation: u64, footer_ordinal: Ordinal, footer_epoch: Epoch) -> bool {
+    footer_generation >= as_of.version.generation
+        && (footer_ordinal > as_of.version.ordinal || footer_epoch > as_of.index_version)
 }
 
 #[cfg(test)]
 mod tests {
+    use tidegauge_core::hot::HotVersion;
+
     use super::*;
 
     /// Proves the three cases of a boundary, and one nanosecond around the edges of an hour.
@@ -53,14 +57,17 @@ mod tests {
         assert_eq!(part_of(hour, end), Part::Whole);
     }
 
-    /// Proves that an object is beyond an as-of only by its ordinal, and never when an older generation wrote it.
+    /// Proves that an object is beyond an as-of only by its ordinal or its epoch, and never when an older generation wrote
+    /// it.
     #[test]
     fn an_object_ahead_of_the_as_of_is_seen() {
-        let as_of = HotVersion { generation: 2, ordinal: 500, push: 9 };
-        assert!(!beyond(as_of, 2, 500));
-        assert!(beyond(as_of, 2, 501));
-        assert!(!beyond(as_of, 1, 900), "another shard's count, of before the key moved here");
-        assert!(!beyond(as_of, 3, 450), "replayed by the next worker");
-        assert!(beyond(as_of, 3, 501));
+        let version = HotVersion { generation: 2, ordinal: 500, push: 9 };
+        let as_of = KeyMeta { version, index_version: 7, ..KeyMeta::default() };
+        assert!(!beyond(&as_of, 2, 500, 7));
+        assert!(beyond(&as_of, 2, 501, 7));
+        assert!(!beyond(&as_of, 1, 900, 8), "another shard's count, of before the key moved here");
+        assert!(!beyond(&as_of, 3, 450, 6), "replayed by the next worker");
+        assert!(beyond(&as_of, 3, 501, 7));
+        assert!(beyond(&as_of, 2, 500, 8), "an epoch that was not told");
     }
 }

@@ -65,7 +65,9 @@ struct State {
     corrections: Rows,
     corrected: u64,
     boundary: i64,
+    /// The last epoch with outputs, and whether they are on their way.
     index_version: u64,
+    index_open: bool,
     cut: Option<Cut>,
 }
 
@@ -99,6 +101,7 @@ impl Writer {
             corrected: 0,
             boundary: start(),
             index_version: 0,
+            index_open: false,
             cut: None,
         };
         Self {
@@ -154,7 +157,7 @@ impl Writer {
 
     /// Pushes an absolute state, never behind what was pushed.
     pub(super) fn push(&mut self, live: &HandLive) {
-        let State { ordinal, boundary, index_version, corrected, .. } = self.state;
+        let State { ordinal, boundary, index_version, index_open, corrected, .. } = self.state;
         if ordinal < self.pushed.ordinal {
             return;
         }
@@ -167,6 +170,7 @@ impl Writer {
             counted: ordinal,
             pending: corrected + applying,
             index_version,
+            index_open,
         };
         let windows = self.state.windows.values().filter(|w| w.start_ns >= boundary).map(live_window).collect();
         live.change(&self.key, |live| *live = LiveSnapshot { meta, windows, complete: true });
@@ -186,7 +190,7 @@ impl Writer {
             }
             Some(Step::Boundary(boundary)) => {
                 self.state.boundary = boundary;
-                self.state.index_version += 1;
+                self.state.index_open = false;
                 self.state.windows.retain(|_, window| window.start_ns >= boundary);
                 self.state.cut = None;
                 self.written.clear();
@@ -232,6 +236,7 @@ impl Writer {
         let corrections = std::mem::take(&mut self.state.corrected);
         let steps = objects.chain(index).chain([Step::Boundary(boundary)]).collect();
         self.state.cut = Some(Cut { footer, boundary, steps, corrections });
+        (self.state.index_version, self.state.index_open) = (self.state.epoch, true);
         self.checkpoint = self.state.clone();
     }
 

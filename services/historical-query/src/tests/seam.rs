@@ -128,6 +128,9 @@ const JOIN: &str = "SELECT a.tenant_id, a.metric_name, SUM(a.event_count) AS one
 const UNION: &str = "SELECT tenant_id, metric_name, SUM(one) AS one, SUM(two) AS two FROM (\
     SELECT tenant_id, metric_name, event_count AS one, 0 AS two FROM dashboard_metrics UNION ALL \
     SELECT tenant_id, metric_name, 0 AS one, event_count AS two FROM dashboard_metrics WHERE month >= '02') GROUP BY 1, 2";
+/// All of the model's time, by filters that name the days: they need no list of days.
+const DAYS: &str = "SELECT tenant_id, metric_name, SUM(event_count) AS one, SUM(event_count) AS two FROM dashboard_metrics \
+    WHERE window_start >= TIMESTAMP '2026-02-28 00:00:00' AND window_start < TIMESTAMP '2026-03-09 00:00:00' GROUP BY 1, 2";
 const ROWS: &str = "SELECT tenant_id, metric_name, event_count AS one, event_count AS two FROM dashboard_metrics";
 
 type Sums = BTreeMap<(String, String), (i64, i64)>;
@@ -166,7 +169,7 @@ async fn run(seed: u64, options: QueryOptions) -> (u64, u64) {
     for _ in 0..30 {
         platform.between_queries(dice.below(60)).await;
         platform.pace.store(2 + dice.below(12), Ordering::Relaxed);
-        let sql = [SUM, JOIN, UNION, ROWS][dice.below(4) as usize];
+        let sql = [SUM, JOIN, UNION, ROWS, DAYS][dice.below(5) as usize];
         let tenants: &[&str] = if dice.below(3) == 0 { &["a"] } else { &["a", "b"] };
         let (sums, freshness) = match sums(&engine, tenants, sql).await {
             Ok(answer) => answer,
@@ -226,10 +229,66 @@ async fn a_lake_ahead_of_the_live_side_is_waited_for_within_bounds() {
     let count = "SELECT SUM(event_count) FROM dashboard_metrics";
     assert_eq!(world.number(&["a"], count).await, 300);
     let hour = Hour::of(time("2026-03-02T01:00:00Z"));
-    publish(world.lake.as_ref(), &key("a"), hour, &hour_rows(hour, 1), &footer(&key("a"), 3, 1_000)).await;
+    publish(world.lake.as_ref(), &key("a"), hour, &hour_rows(hour, 1), &footer(&key("a"), 2, 1_000)).await;
     let error = world.refused(&["a"], count).await;
     assert_eq!((error.kind, error.reason), (ErrorKind::Aborted, "SEAM_MOVED"));
     assert!(error.retry_after.is_some() && error.message.contains("history of a "), "{error}");
     world.live.change(&key("a"), |live| live.meta.version.ordinal = 1_000);
     assert_eq!(world.number(&["a"], count).await, 302);
+}
+
+/// Proves that a new hour of an epoch that does not come to its end is seen by a reader that has kept the days of the key
+/// and by one that has not, from the moment at which it stands in the lake: their answers are equal and never fall. An
+/// epoch that was not told is waited for, whichever way its hour is found.
+#[tokio::test]
+async fn readers_with_and_without_a_kept_index_agree() {
+    use super::world::{World, footer, hour_rows, publish, time};
+    use tidegauge_core::time::Hour;
+    const KEPT: &str = "SELECT SUM(event_count) FROM dashboard_metrics WHERE window_start < TIMESTAMP '2026-03-03'";
+    let day = |day: i64| {
+        format!("SELECT COALESCE(SUM(event_count), 0) FROM dashboard_metrics WHERE month = 1 AND day = {day}")
+    };
+    let world = World::new();
+    let a = key("a");
+    world.fill(&a, 2).await;
+    assert_eq!(world.number(&["a"], KEPT).await, 300);
+    assert_eq!(world.number(&["a"], &day(20)).await, 0);
+    for (of, epoch) in [(20, 3), (21, 4)] {
+        world.live.change(&a, |live| {
+            (live.meta.index_version, live.meta.index_open) = (epoch, true);
+            (live.meta.counted, live.meta.pending) = (400, 100);
+        });
+        let before = world.number(&["a"], KEPT).await;
+        let hour = Hour::of(time(&format!("2026-01-{of}T07:00:00Z")));
+        publish(world.lake.as_ref(), &a, hour, &hour_rows(hour, 5), &footer(&a, epoch, 300)).await;
+        for open in [true, false] {
+            world.live.change(&a, |live| live.meta.index_open = open);
+            assert_eq!(world.number(&["a"], &day(of)).await, 10);
+            assert_eq!(world.number(&["a"], KEPT).await, before + 10);
+        }
+    }
+    // Written by a worker that hot-metric has not heard of for long.
+    let hour = Hour::of(time("2026-01-22T07:00:00Z"));
+    publish(world.lake.as_ref(), &a, hour, &hour_rows(hour, 5), &footer(&a, 5, 300)).await;
+    assert_eq!(world.refused(&["a"], &day(22)).await.reason, "SEAM_MOVED");
+    assert_eq!(world.number(&["a"], KEPT).await, 320);
+    world.live.change(&a, |live| live.meta.index_version = 5);
+    assert_eq!(world.number(&["a"], &day(22)).await, 10);
+    assert_eq!(world.number(&["a"], KEPT).await, 330);
+}
+
+/// Proves that a lost hour index makes no answer short, whether or not the filters name the days: nobody needs to have
+/// compared it with the lake before.
+#[tokio::test]
+async fn a_lost_index_makes_no_answer_short() {
+    use super::world::World;
+    let world = World::new();
+    world.fill(&key("a"), 3).await;
+    for path in world.lake.paths().into_iter().filter(|path| path.starts_with("_index/")) {
+        world.lake.damage(&path, |_| None);
+    }
+    for filter in ["", " WHERE month = 3 AND day = 2", " WHERE tenant_id = 'a'"] {
+        let count = format!("SELECT SUM(event_count) FROM dashboard_metrics{filter}");
+        assert_eq!(world.number(&["a"], &count).await, 420, "{filter}");
+    }
 }

@@ -234,6 +234,7 @@ impl World {
                 counted: ordinal,
                 pending: 0,
                 index_version: hours as u64,
+                index_open: false,
             };
             snapshot.windows = hour_rows(now, 30).iter().map(live_window).collect();
         });

@@ -92,6 +92,7 @@ impl LiveWindows {
             freshness: (!self.begun).then(|| key_freshness(key, &snapshot.meta)),
             complete: snapshot.complete && self.whole,
             index_version: snapshot.meta.index_version,
+            index_open: snapshot.meta.index_open,
             windows: windows.iter().map(window_to_proto).collect(),
             last_part,
         };

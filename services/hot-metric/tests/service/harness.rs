@@ -166,6 +166,7 @@ pub(crate) fn update(tenant: &str, generation: u64, ordinal: u64, currents: Vec<
         counted_events: ordinal,
         pending_events: 0,
         index_version: 4,
+        index_open: true,
         replaces_windows: true,
         currents,
         windows: Vec::new(),

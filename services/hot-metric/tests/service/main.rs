@@ -81,7 +81,7 @@ async fn acknowledged_updates_are_in_every_answer() {
 
     let parts = live(&world, &["a"]).await.expect("live");
     assert_eq!(parts.len(), 1);
-    assert!(parts[0].complete && parts[0].last_part && parts[0].index_version == 4);
+    assert!(parts[0].complete && parts[0].last_part && parts[0].index_version == 4 && parts[0].index_open);
     assert_eq!(parts[0].windows.len(), 2);
     assert_eq!(parts[0].freshness.as_ref().map(|key| key.as_of_ordinal), Some(10));
     let tenants = |parts: Vec<pb::ListLiveWindowsResponse>| parts.into_iter().map(|p| p.tenant_id).collect::<Vec<_>>();

@@ -56,21 +56,48 @@ pub async fn rebuild(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) 
     Ok(rebuilt)
 }
 
-/// [`rebuild`] for a key some of whose days have objects and no index; `None` if there is none. For the owner when it takes
-/// a key over, so that a lost index never makes answers short: nobody else can tell a day without an index from one
-/// without objects. Costs a listing of the tenant's objects; what was lost may be all, or what a crash left out of the
-/// last rebuild.
+/// Makes the index of every day that has objects of the key and no index, and tells which days that were. For the owner of
+/// the key, also while it writes: each day is entered as by [`super::update`]. Costs a listing of the key's index objects
+/// and of the tenant's folders down to days; only days without an index are looked into.
 ///
 /// # Errors
-/// As [`rebuild`].
-pub async fn restore(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) -> Result<Option<Rebuilt>, IndexError> {
+/// As [`super::update`].
+pub async fn restore(store: &dyn LakeStore, tenant: &ScopedTenant, bucket: u32) -> Result<Vec<Day>, IndexError> {
     let known: BTreeSet<Day> =
         super::days(store, tenant).await?.remove(&bucket).unwrap_or_default().into_iter().collect();
-    let listed = store.list(&paths::aggregated_prefix(tenant)).await?;
-    if objects_of(listed, tenant, bucket).all(|(_, place)| known.contains(&place.hour.day())) {
-        return Ok(None);
+    let mut restored = Vec::new();
+    for day in lake_days(store, tenant).await? {
+        if !known.contains(&day) && super::update(store, tenant, bucket, day, &[]).await?.changed {
+            restored.push(day);
+        }
     }
-    rebuild(store, tenant, bucket).await.map(Some)
+    Ok(restored)
+}
+
+/// The days that have a folder in the tenant's part of the lake, in order: those with objects, of whichever bucket, and
+/// perhaps a few without. Looks at folders only, about fifteen a year.
+///
+/// # Errors
+/// [`IndexError::Store`].
+pub async fn lake_days(store: &dyn LakeStore, tenant: &ScopedTenant) -> Result<Vec<Day>, IndexError> {
+    let root = paths::aggregated_prefix(tenant);
+    let mut days = Vec::new();
+    for of_year in store.folders(&root).await? {
+        let Some(year) = paths::parse_folder(&of_year, "year") else { continue };
+        let of_year = format!("{root}{of_year}/");
+        for of_month in store.folders(&of_year).await? {
+            let Some(month) = paths::parse_folder(&of_month, "month") else { continue };
+            for of_day in store.folders(&format!("{of_year}{of_month}/")).await? {
+                let Some(day) = paths::parse_folder(&of_day, "day") else { continue };
+                let day = i32::try_from(year).ok().and_then(|year| Day::from_civil(year, month, day));
+                // Only what the builder of paths writes: another spelling of the same day is none of ours.
+                let place = format!("{of_year}{of_month}/{of_day}/");
+                days.extend(day.filter(|day| paths::aggregated_day_prefix(tenant, *day) == place));
+            }
+        }
+    }
+    days.sort_unstable();
+    Ok(days)
 }
 
 /// The index of one day as the lake has it; not written. For readers that find the day's index damaged.

@@ -134,26 +134,27 @@ async fn a_rebuild_equals_the_lake() {
     assert!(index::rebuild(&store, &tenant, 0).await.expect("rebuilds").changed.is_empty());
 }
 
-/// A key whose index was lost gets it back when it is taken over, whatever part of it is left; one whose index is whole is
-/// left alone.
+/// A key whose index was lost gets it back, whatever part of it is left; one whose index is whole is left alone, and so
+/// is a key without objects on a day that other keys of the tenant have.
 #[tokio::test]
-async fn a_takeover_restores_a_lost_index() {
+async fn a_lost_index_is_restored() {
     let (store, tenant) = (MemoryStore::default(), tenant(TENANT));
     for (bucket, hour) in [(0, 0), (0, 24), (1, 0)] {
         write(&store, bucket, later(hour), 1).await;
     }
-    let restored = index::restore(&store, &tenant, 0).await.expect("restores").expect("was lost");
-    assert_eq!((restored.days, restored.objects), (2, 2));
-    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), None);
-    let other = index::restore(&store, &tenant, 1).await.expect("restores").expect("was lost");
-    assert_eq!((other.days, other.objects), (1, 1));
-    assert_eq!(index::restore(&store, &tenant, 2).await.expect("restores"), None, "it never had one");
+    store.put("aggregated/tenant_id=tenant-001/year=2026/month=3/day=2/hour=00/part-00000.parquet", "not ours");
+    let days = [HOUR.day(), later(24).day()];
+    assert_eq!(index::lake_days(&store, &tenant).await.expect("days"), days);
+    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), days);
+    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), []);
+    assert_eq!(index::restore(&store, &tenant, 1).await.expect("restores"), days[..1]);
+    assert_eq!(index::restore(&store, &tenant, 2).await.expect("restores"), [], "it never had one");
+    assert_eq!(index::days(&store, &tenant).await.expect("days").len(), 2);
 
     // One day is left: of a rebuild that a crash ended, or because the worker wrote it before it looked.
     store.remove(&index_path());
-    let restored = index::restore(&store, &tenant, 0).await.expect("restores").expect("was lost");
-    assert_eq!(restored.changed, [HOUR.day()]);
-    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), None);
+    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), days[..1]);
+    assert_eq!(index::restore(&store, &tenant, 0).await.expect("restores"), []);
 }
 
 /// An entry of another day, bucket or tenant is refused.

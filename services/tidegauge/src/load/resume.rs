@@ -84,6 +84,7 @@ mod tests {
             shards: vec![ShardStatus { at_tip, ..ShardStatus::default() }],
             keys: vec![KeyStatus { tenant_id: "a".to_owned(), counters, ..KeyStatus::default() }],
             quiescent: false,
+            next_page_token: String::new(),
         }
     }
 

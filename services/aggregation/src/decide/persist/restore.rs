@@ -304,6 +304,8 @@ fn restore_output(state: &mut KeyState, key: &[u8], reader: &mut Reader<'_>) -> 
 fn finish(state: &mut KeyState) {
     let Some(outbox) = &mut state.outbox else { return };
     state.cut_through = outbox.through;
+    // A session that has just ended may have left a write on its way.
+    state.index_open = !outbox.hours.is_empty();
     for row in outbox.hours.iter().flat_map(|hour| hour.rows.iter()) {
         // A cut takes corrections from before the boundary and windows from after it.
         if row.start_ns < state.boundary {

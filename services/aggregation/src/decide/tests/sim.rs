@@ -122,6 +122,8 @@ impl Sim {
             self.shard.cut_due(self.prepared + 1, self.now);
         }
         let epoch = self.prepared + 1;
+        let jobs = self.shard.apply_jobs(self.now);
+        self.shard.announce(epoch, &jobs);
         let changes = self.shard.take_changes(epoch);
         let keys: std::collections::BTreeSet<_> = changes.iter().map(|c| (c.keyspace, c.key.clone())).collect();
         assert_eq!(keys.len(), changes.len(), "an entry is changed at most once in an epoch");
@@ -134,8 +136,6 @@ impl Sim {
         if crash == Some(Crash::AfterPrepare) {
             return self.restart();
         }
-        let jobs = self.shard.apply_jobs(self.now);
-        self.shard.announce(&jobs);
         self.push(usize::MAX);
         let stop = if let Some(Crash::AfterObjects(count)) = crash { count } else { usize::MAX };
         let mut written = 0;

@@ -55,15 +55,15 @@ impl Session {
             self.shard.relieve();
             self.shard.cut_due(epoch, now);
         }
-        let changes = self.shard.take_changes(epoch);
         let jobs = if self.may_apply() { self.shard.apply_jobs(now) } else { Vec::new() };
+        self.shard.announce(epoch, &jobs);
+        let changes = self.shard.take_changes(epoch);
         let dead = self.shard.dead_jobs(now);
         self.epoch_began_ns = self.context.clock.monotonic_ns();
         self.epoch_bytes = 0;
         if changes.is_empty() && jobs.is_empty() && dead.is_empty() {
             return;
         }
-        self.shard.announce(&jobs);
         let mut progress = self.progress.clone();
         progress.prepared = epoch;
         progress.ordinal = self.shard.ordinal();

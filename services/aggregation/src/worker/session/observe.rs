@@ -3,20 +3,19 @@
 use std::time::Duration;
 
 use tidegauge_core::clock::Clock as _;
-use tidegauge_core::scope::TenantScope;
 
 use super::Session;
 use crate::decide::Counters;
-use crate::status::{KeyReport, ShardReport, WorkerState};
+use crate::status::{KeyReport, KeysWanted, ShardReport, WorkerState};
 
 impl Session {
-    /// The shard, and the keys of the scope.
-    pub(super) async fn status(&mut self, scope: Option<&TenantScope>) -> (ShardReport, Vec<KeyReport>) {
+    /// The shard, and the keys that are wanted.
+    pub(super) async fn status(&mut self, wanted: &KeysWanted) -> (ShardReport, Vec<KeyReport>) {
         let mut report = self.shard_report();
         report.quiescent = self.is_quiescent().await;
         self.context.update_report(|known| *known = report.clone());
-        let covered = self.shard.keys().iter().filter(|key| scope.is_none_or(|s| s.contains(&key.key.tenant)));
-        let keys = covered.map(|state| {
+        let wanted = wanted.of(self.shard.keys().iter().map(|state| &state.key));
+        let keys = wanted.into_iter().filter_map(|key| self.shard.key(key)).map(|state| {
             let outbox = state.outbox();
             KeyReport {
                 key: state.key.clone(),
@@ -26,6 +25,7 @@ impl Session {
                 counters: state.counters,
                 pending: state.pending(),
                 state_rows: state.state_rows() as u64,
+                index_unchecked: self.context.unchecked.contains(&state.key),
                 parked: outbox.map_or_else(Vec::new, |outbox| outbox.parked.clone()),
                 stopped_because: outbox.and_then(|outbox| outbox.stopped.clone()),
                 // The log's own, filled in by who asks.
@@ -96,6 +96,7 @@ impl Session {
             ("tidegauge_aggregation_state_rows", report.state_rows as f64),
             ("tidegauge_aggregation_keys", self.shard.keys().len() as f64),
             ("tidegauge_aggregation_parked_keys", f64::from(parked)),
+            ("tidegauge_aggregation_unchecked_keys", self.context.unchecked.len() as f64),
             ("tidegauge_aggregation_pending_events", pending as f64),
             ("tidegauge_aggregation_clock_refused", f64::from(u8::from(self.clock_refused))),
         ] {

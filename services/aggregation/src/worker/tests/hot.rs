@@ -21,6 +21,8 @@ pub(super) struct HeldKey {
     pub(super) boundary_ns: i64,
     pub(super) counted: u64,
     pub(super) pending: u64,
+    pub(super) index_version: u64,
+    pub(super) index_open: bool,
     pub(super) windows: BTreeMap<(i64, MetricName), WindowRow>,
     pub(super) currents: BTreeMap<MetricName, (u64, f64)>,
 }
@@ -168,5 +170,7 @@ fn apply(held: &Held, batch: pb::UpdateBatch, seen: &mut HashSet<Key>) {
         state.boundary_ns = update.boundary_unix_nano;
         state.counted = update.counted_events;
         state.pending = update.pending_events;
+        state.index_version = update.index_version;
+        state.index_open = update.index_open;
     }
 }

@@ -49,6 +49,50 @@ async fn a_failing_object_parks_its_key_alone() {
     handle.drain().await;
 }
 
+/// I6: two objects of one epoch, of which the second cannot be written. The index has a new hour of the first: readers are
+/// told of it before, and again when no more is written, with the boundary where it was. Whoever has kept the index and
+/// whoever reads it for the first time see the same, at every moment (`World::read`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_changed_is_told_although_its_epoch_is_parked() {
+    let mut world = World::new();
+    let (handle, stores) = world.start(Fuse::never(), options());
+    world.send(0).await;
+    world.rest(&handle).await;
+    let before = world.hot.held.lock().unwrap()[&key("a")].clone();
+    let paths = |world: &World| {
+        let objects = world.disk.objects.lock().unwrap();
+        objects.keys().filter(|path| path.starts_with("_index/aggregated/a/")).cloned().collect::<Vec<_>>()
+    };
+    let indexes = paths(&world);
+
+    let days = |days: i64| T0 - days * 24 * 60 * MINUTE_NS;
+    let unwritable = tidegauge_core::time::Day::of(days(40)).to_string();
+    let (year_month, day) = unwritable.rsplit_once('-').unwrap();
+    let (year, month) = year_month.split_once('-').unwrap();
+    *stores.broken.lock().unwrap() = Some(format!("aggregated/tenant_id=a/year={year}/month={month}/day={day}/"));
+    let history = batch(&key("a"), Mode::Backfill, T0, &[(0, days(30), 1.0), (0, days(40), 1.0)]);
+    world.oracle.take(&key("a"), &history);
+    world.log.append(vec![NewRecord { key: key("a"), payload: raw(&history) }]).await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            world.read();
+            let hot = world.hot.held.lock().unwrap()[&key("a")].clone();
+            if !hot.index_open && hot.index_version > before.index_version && paths(&world).len() > indexes.len() {
+                return hot;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let told = told.await.expect("readers are told while the second object is parked");
+    assert_eq!(told.pending, 2, "nothing of the epoch is published");
+
+    *stores.broken.lock().unwrap() = None;
+    world.rest(&handle).await;
+    world.compare();
+    handle.drain().await;
+    world.verify().await;
+}
+
 /// I7: an object that nobody can read stops its key. However much that key is sent, the others of its shard go on, and
 /// what it has no room for is kept as dead letters. Mended, it goes on too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

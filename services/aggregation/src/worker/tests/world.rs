@@ -1,6 +1,6 @@
 //! A world in which processes come and go, and a reader who checks every answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct World {
     answered: HashMap<Key, u64>,
     pub(super) answers: u64,
     decoded: Mutex<HashMap<String, Decoded>>,
+    /// What a reader keeps of the hour index: by key, generation and index version.
+    kept: HashMap<(Key, u64, u64), BTreeSet<String>>,
     /// Objects that were replaced before readers could reach them.
     beyond: Arc<Mutex<Vec<String>>>,
     /// Whether that may happen.
@@ -89,6 +91,7 @@ impl World {
             answered: HashMap::new(),
             answers: 0,
             decoded: Mutex::default(),
+            kept: HashMap::new(),
             beyond: Arc::default(),
             waits: false,
             _time: None,
@@ -130,6 +133,7 @@ impl World {
     pub(super) fn read(&mut self) {
         let beyond = self.beyond.lock().unwrap().clone();
         assert!(self.waits || beyond.is_empty(), "readers have to wait: {beyond:?}");
+        self.read_indexes();
         let held = self.hot.held.lock().unwrap().clone();
         for (key, hot) in held {
             let Some(lake) = self.lake_rows(&key, Some(hot.version.ordinal)) else { continue };
@@ -144,6 +148,30 @@ impl World {
             assert!(*before <= sum, "{before} were answered before, now {sum}");
             *before = sum;
             self.answers += 1;
+        }
+    }
+
+    /// Looks at the hour indexes as a reader does that keeps them: while a key's is not open, it must be what it was before
+    /// under the same version.
+    fn read_indexes(&mut self) {
+        // Held over both looks, as a push that is not acknowledged changes nothing.
+        let held = self.hot.held.lock().unwrap();
+        let objects = self.disk.objects.lock().unwrap();
+        for (key, hot) in held.iter().filter(|(_, hot)| !hot.index_open && !self.waits) {
+            // As a reader does: a day without an index is looked for in the lake.
+            let bucket = format!("{:05}", key.bucket);
+            let named = |path: &String| {
+                let place = paths::parse_aggregated_object(path)?;
+                let day = format!("_index/aggregated/{}/{bucket}/{}.json", place.tenant, place.hour.day());
+                let index =
+                    objects.get(&day).map(|(content, _)| String::from_utf8_lossy(content).contains(path.as_str()));
+                (place.tenant == key.tenant && place.bucket == key.bucket && index.unwrap_or(true))
+                    .then(|| path.clone())
+            };
+            let index: BTreeSet<String> = objects.keys().filter_map(named).collect();
+            let state = (key.clone(), hot.version.generation, hot.index_version);
+            let known = self.kept.entry(state).or_insert_with(|| index.clone());
+            assert!(*known == index, "{key}: the index changed under {:?}, {}", hot.version, hot.index_version);
         }
     }
 
