@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod examples;
+mod fair;
 mod golden;
 mod hold;
 mod imports;

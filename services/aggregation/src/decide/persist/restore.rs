@@ -175,7 +175,7 @@ fn decisions(value: &Bytes) -> Result<Vec<Decision>, Problem> {
         let kind = match kind {
             1 => DecisionKind::Idle(to),
             2 => DecisionKind::Pressed(to),
-            3 => DecisionKind::Cut(to),
+            3 => DecisionKind::Cut { through: to, hours: reader.small()? },
             4 => DecisionKind::Held,
             5 => DecisionKind::Released,
             _ => return Err("its kind is unknown"),
