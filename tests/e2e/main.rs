@@ -2,6 +2,7 @@
 
 mod cli;
 mod damage;
+mod dead;
 mod demo;
 mod descriptors;
 mod disk;

@@ -25,7 +25,7 @@ pub(crate) mod tests;
 
 pub use counters::Counters;
 pub use cut::{ApplyFailure, ApplyJob, Outbox, OutputHour, OutputRow};
-pub use dead::{DeadBatch, DeadLetter, DeadReason, split_events};
+pub use dead::{DeadBatch, DeadLetter, DeadReason};
 pub use key::{KeyState, KeySums};
 pub use persist::{RestoreError, keyspace};
 pub use settings::Settings;

@@ -31,8 +31,6 @@ pub struct AggregationOptions {
     pub checkpoint_log_bytes: u64,
     /// Age at which what waits in a key is published.
     pub publish_interval: Duration,
-    /// Objects written a second and shard, on average, without pressure.
-    pub publish_objects_per_second: u32,
     /// Rows of one shard in memory; reached, cuts are forced and reading pauses.
     pub state_rows_max: usize,
     /// Bytes asked of the log at once.
@@ -59,7 +57,6 @@ impl Default for AggregationOptions {
             checkpoint_interval: limits::CHECKPOINT_INTERVAL,
             checkpoint_log_bytes: limits::CHECKPOINT_LOG_BYTES,
             publish_interval: limits::PUBLISH_INTERVAL,
-            publish_objects_per_second: limits::PUBLISH_OBJECTS_PER_SECOND,
             state_rows_max: limits::STATE_ROWS_MAX,
             // About one millisecond of work: the worker gives way to others between two reads.
             read_bytes: 512 << 10,
@@ -100,7 +97,6 @@ impl AggregationOptions {
             horizon_ns: ns("lateness_horizon", self.lateness_horizon, 1)?,
             future_ns: ns("future_tolerance", self.future_tolerance, 0)?,
             publish_ns: ns("publish_interval", self.publish_interval, 1)?,
-            objects_per_second: self.publish_objects_per_second.max(1),
             state_rows_max: self.state_rows_max.max(1),
             ..Settings::default()
         })

@@ -53,8 +53,12 @@ pub const CHECKPOINT_LOG_BYTES: u64 = 128 << 20;
 pub const CHECKPOINT_FILES_AT_ONCE: usize = 33;
 /// Age at which what waits in a key is published.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(60);
-/// Objects that one shard writes a second, on average, while it is not pressed for memory.
-pub const PUBLISH_OBJECTS_PER_SECOND: u32 = 10;
+/// Objects (hours of keys) that one epoch of a shard takes: some seconds of the fastest disks. How many it takes follows from
+/// how long they took before; what is over waits for the next epoch.
+pub const EPOCH_OBJECTS_MAX: usize = 8_192;
+/// Time that the outputs of one epoch should take: meanwhile nothing else of the shard is checkpointed or cut, and a tenant
+/// must not see that a neighbour loads years of history.
+pub const EPOCH_APPLY_TIME: Duration = Duration::from_secs(2);
 /// Sequences remembered for a producer.
 pub const DEDUP_SEQUENCES: usize = 4_096;
 /// Time for which a silent producer is remembered.

@@ -35,7 +35,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::options::HotMetricOptions;
+pub use self::options::{HotMetricOptions, assembly_items};
 
 use self::known::Known;
 use self::places::Places;

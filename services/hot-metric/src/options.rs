@@ -23,16 +23,40 @@ pub struct HotMetricOptions {
     pub hello_wait: Duration,
 }
 
+/// Windows and values of the largest update from a shard that may have `state_rows` rows: all of them, with the current
+/// values, if one key has them all. One read of the log may go over the rows by all of its events, so half as much again
+/// is allowed: an update that is refused is sent again for ever.
+pub const fn assembly_items(state_rows: usize) -> usize {
+    const READ_EVENTS_MAX: usize = 500_000;
+    state_rows.saturating_add(state_rows / 2).saturating_add(READ_EVENTS_MAX + limits::SERIES_PER_TENANT_MAX)
+}
+
 impl Default for HotMetricOptions {
     fn default() -> Self {
         Self {
             watch_changes: limits::WATCH_CHANGES,
             watchers_per_tenant: limits::WATCHERS_PER_TENANT,
             live_reads_per_tenant: limits::LIVE_READS_PER_TENANT,
-            assembly_items: limits::STATE_ROWS_MAX + limits::SERIES_PER_TENANT_MAX,
+            assembly_items: assembly_items(limits::STATE_ROWS_MAX),
             waiting_items: 65_536,
             takeover_wait: Duration::from_secs(5),
             hello_wait: Duration::from_secs(10),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many rows a shard may have, a key that has them all can be taken over: what does not fit would be sent again
+    /// for ever.
+    #[test]
+    fn whole_keys_fit_whatever_the_setting() {
+        for rows in [1, 1_000, limits::STATE_ROWS_MAX, 5_000_000, 100_000_000] {
+            assert!(assembly_items(rows) > rows + limits::SERIES_PER_TENANT_MAX, "{rows}");
+        }
+        assert_eq!(assembly_items(usize::MAX), usize::MAX);
+        assert!(HotMetricOptions::default().assembly_items >= limits::STATE_ROWS_MAX + limits::SERIES_PER_TENANT_MAX);
     }
 }

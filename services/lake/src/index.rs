@@ -176,7 +176,7 @@ pub async fn update(
         let rebuilt = known.is_none();
         let mut index = match known {
             Some(index) => index,
-            None => rebuild::day_from_lake(store, tenant, bucket, day).await?,
+            None => rebuild::day_beside(store, tenant, bucket, day, entries).await?,
         };
         if !index.merge(entries) && (!rebuilt || index.entries.is_empty()) {
             return Ok(Updated { changed: false, rebuilt });

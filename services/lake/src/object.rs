@@ -211,7 +211,7 @@ pub(crate) fn properties() -> WriterPropertiesBuilder {
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
 }
 
-/// Writes batches as a Parquet file, with its hash.
+/// Writes batches as a Parquet file, a row group each, with its hash.
 pub(crate) fn write_file(
     schema: SchemaRef,
     properties: WriterProperties,
@@ -223,6 +223,7 @@ pub(crate) fn write_file(
     let mut writer = ArrowWriter::try_new_with_options(Vec::with_capacity(bytes_expected), schema, options)?;
     for batch in batches {
         writer.write(&batch?)?;
+        writer.flush()?;
     }
     let placeholder = format!("{CHECK_PREFIX}{}", "0".repeat(CHECK_DIGITS));
     writer.append_key_value_metadata(KeyValue::new(CHECK_KEY.to_owned(), placeholder));

@@ -1,11 +1,12 @@
 //! Cuts: what a key has waiting goes into one epoch's outputs, and when.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegauge_core::hot::WindowRow;
 use tidegauge_core::time::{Hour, SECOND_NS};
-use tidegauge_core::{Epoch, Key, MetricName, Ordinal};
+use tidegauge_core::{Epoch, Key, MetricName, Ordinal, limits};
 
 use super::dead::retry_after_ns;
 use super::key::KeyState;
@@ -87,78 +88,134 @@ pub struct ApplyFailure {
     pub no_room: bool,
 }
 
-/// Objects that may still be written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Budget {
-    /// May be negative after a large cut.
-    objects: i64,
-    at: Option<i64>,
-    rest_ns: i64,
-}
+/// Objects of the first epoch of a shard, before anything tells the lake's pace: a second and less of a slow disk.
+pub(super) const EPOCH_OBJECTS_FIRST: usize = 256;
+/// Objects that an epoch takes on the slowest lake.
+const EPOCH_OBJECTS_MIN: usize = 16;
+/// Hours that a key may take of an epoch, however many keys there are: one of its live windows and one of what waits below
+/// the boundary.
+const KEY_HOURS_MIN: usize = 2;
+/// Series of a key whose object takes as long again as one of few series.
+const SERIES_PER_OBJECT: usize = 512;
 
-impl Budget {
-    /// Seconds of budget that may be saved up.
-    const SAVED: i64 = 60;
-
-    fn refill(&mut self, now: i64, per_second: u32) {
-        let most = i64::from(per_second) * Self::SAVED;
-        let Some(at) = self.at.replace(now) else {
-            self.objects = most;
-            return;
-        };
-        let elapsed = now.saturating_sub(at).clamp(0, Self::SAVED * SECOND_NS) + self.rest_ns;
-        let each = SECOND_NS / i64::from(per_second).clamp(1, SECOND_NS);
-        self.rest_ns = elapsed % each;
-        self.objects = (self.objects + elapsed / each).min(most);
-    }
+/// A key that could be cut.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    index: usize,
+    /// Rows that a whole cut would take; known under pressure.
+    rows: usize,
+    /// By its turn, or because it has much waiting.
+    in_turn: bool,
 }
 
 impl Shard {
     /// Cuts the keys whose turn it is into `epoch`; whether there were any with something to write.
     ///
     /// A key's turns are `publish_interval` apart, at a phase of its own. A key with much waiting does not wait for its
-    /// turn, and under pressure the fullest keys go first, whatever the budget. A key on which nothing waits just lets
-    /// its boundary follow.
+    /// turn, nor does the rest of what was cut in part, and under pressure the fullest keys go first. A key on which nothing
+    /// waits just lets its boundary follow.
+    ///
+    /// An epoch takes a bounded number of objects ([`Shard::pace`]), because nothing else of the shard is checkpointed or
+    /// cut until they are written. The keys share it fairly: who needs less than an equal share gets all of it, and the
+    /// others share what that leaves. The key that has waited longest comes first.
     pub fn cut_due(&mut self, epoch: Epoch, now: i64) -> bool {
-        self.budget.refill(now, self.settings.objects_per_second);
         let window_ns = self.settings.window.ns();
         let much = (self.settings.state_rows_max / 8).max(1);
         let pressed = self.is_pressed();
-        let mut due = Vec::new();
+        let (mut due, mut followers) = (Vec::new(), Vec::new());
         for (index, key) in self.keys.iter().enumerate() {
             if !key.born() || key.outbox.is_some() {
                 continue;
             }
             if !key.waits(window_ns) {
                 if self.settings.window.start_of(key.watermark) > key.boundary {
-                    due.push((false, i64::MIN, index));
+                    followers.push(index);
                 }
                 continue;
             }
             let rows = if pressed || key.rows.len() >= much { key.rows_to_cut(window_ns) } else { 0 };
-            if pressed {
-                due.push((true, -(rows as i64), index));
-            } else if rows >= much || turn(key, now, self.settings.publish_ns) {
-                due.push((true, key.cut_at, index));
+            let in_turn = key.unfinished || rows >= much || turn(key, now, self.settings.publish_ns);
+            if in_turn || pressed {
+                due.push(Due { index, rows, in_turn });
             }
         }
-        due.sort_unstable();
-        let mut wrote = false;
-        let frozen = self.keys.iter().filter(|key| !key.held).map(|key| key.rows.frozen.rows).sum::<usize>();
-        let mut left = self.rows - self.held_rows - frozen;
-        for (writes, _, index) in due {
-            let relieved = left <= self.room() / 2;
-            if writes && self.budget.objects <= 0 && (!pressed || relieved) {
-                continue;
-            }
-            self.cut(index, epoch, now);
-            let hours = self.keys[index].outbox.as_ref().map_or(&[][..], |outbox| &outbox.hours);
-            let objects = hours.len();
-            left -= left.min(hours.iter().map(|hour| hour.rows.len()).sum());
-            self.budget.objects -= objects as i64;
-            wrote |= objects > 0;
+        for index in followers {
+            self.cut(index, epoch, now, KEY_HOURS_MIN as u32);
+        }
+        let mut left = self.epoch_objects;
+        let mut shares = self.shares(due, pressed).into_iter();
+        let mut keys_left = shares.len();
+        let wrote = keys_left > 0;
+        while let Some((index, need)) = shares.next().filter(|_| left > 0) {
+            let each = object_cost(&self.keys[index]);
+            let hours = (need.min(left / keys_left) / each).max(KEY_HOURS_MIN);
+            self.cut(index, epoch, now, u32::try_from(hours).unwrap_or(u32::MAX));
+            let taken = self.keys[index].outbox.as_ref().map_or(0, |outbox| outbox.hours.len());
+            left = left.saturating_sub(taken * each);
+            keys_left -= 1;
         }
         wrote
+    }
+
+    /// The keys of an epoch and what each needs of it: the one cut longest ago, then those that need least.
+    fn shares(&self, mut due: Vec<Due>, pressed: bool) -> Vec<(usize, usize)> {
+        let mut first = 0;
+        if pressed {
+            due.sort_unstable_by_key(|key| (Reverse(key.rows), key.index));
+            let frozen = self.keys.iter().filter(|key| !key.held).map(|key| key.rows.frozen.rows).sum::<usize>();
+            let mut rows_left = self.rows - self.held_rows - frozen;
+            due.retain(|key| {
+                let relieves = rows_left > self.room() / 2;
+                rows_left -= if relieves { rows_left.min(key.rows) } else { 0 };
+                relieves || key.in_turn
+            });
+            // Room is wanted, but not at the price of keys that have little.
+            first = due.len().min(self.epoch_objects.div_ceil(2));
+        }
+        due[first..].sort_unstable_by_key(|key| (self.keys[key.index].cut_at, key.index));
+        due.truncate(self.epoch_objects);
+        let mut needs: Vec<(usize, usize)> = due
+            .iter()
+            .map(|key| (key.index, self.objects_waiting(&self.keys[key.index]) * object_cost(&self.keys[key.index])))
+            .collect();
+        needs.sort_unstable_by_key(|(index, need)| (*need, *index));
+        if let Some(oldest) = (0..needs.len()).min_by_key(|at| self.keys[needs[*at].0].cut_at) {
+            needs[..=oldest].rotate_right(1);
+        }
+        needs
+    }
+
+    /// Hours that a cut of the key would take, counted up to what an epoch takes.
+    fn objects_waiting(&self, key: &KeyState) -> usize {
+        let most = self.epoch_objects;
+        let closed = closed(key, self.settings.window.ns(), self.settings.window.start_of(key.watermark));
+        (take_hours(closed, most).0 + take_hours(key.rows.waiting.windows.keys().copied(), most).0).min(most)
+    }
+
+    /// Takes how long the outputs of an epoch took, whose cost was so many objects ([`Shard::cost`]): the next ones take
+    /// what the lake does in [`limits::EPOCH_APPLY_TIME`].
+    pub fn pace(&mut self, cost: usize, taken_ns: u64) {
+        let target_ns = u64::try_from(limits::EPOCH_APPLY_TIME.as_nanos()).unwrap_or(u64::MAX);
+        // An epoch of few objects tells little of the lake, unless it took long all the same.
+        if cost == 0 || (cost < self.epoch_objects / 2 && taken_ns < target_ns) {
+            return;
+        }
+        let sustained = cost as u128 * u128::from(target_ns) / u128::from(taken_ns.max(1));
+        let sustained = usize::try_from(sustained).unwrap_or(usize::MAX);
+        // Half of the way, at most twice as many: one slow or fast epoch is not the lake.
+        let next = (self.epoch_objects + sustained.min(3 * self.epoch_objects)) / 2;
+        let most = self.settings.epoch_objects_max.max(1);
+        self.epoch_objects = next.clamp(EPOCH_OBJECTS_MIN.min(most), most);
+    }
+
+    /// What jobs cost, in objects of few series.
+    pub fn cost(&self, jobs: &[ApplyJob]) -> usize {
+        jobs.iter().map(|job| job.hours.len() * object_cost(&self.keys[job.index as usize])).sum()
+    }
+
+    /// Whether a key was cut in part and can be cut again: the next epoch need not wait.
+    pub fn has_unfinished(&self) -> bool {
+        self.unfinished > 0
     }
 
     /// Whether [`Shard::cut_due`] would find something to write now; cheap enough to ask often.
@@ -169,7 +226,7 @@ impl Shard {
             key.born()
                 && key.outbox.is_none()
                 && key.waits(window_ns)
-                && (pressed || turn(key, now, self.settings.publish_ns))
+                && (pressed || key.unfinished || turn(key, now, self.settings.publish_ns))
         })
     }
 
@@ -191,16 +248,28 @@ impl Shard {
         true
     }
 
-    /// Takes what waits in a key into its outbox.
-    pub(super) fn cut(&mut self, index: usize, epoch: Epoch, now: i64) {
+    /// Takes what waits in a key into its outbox, up to so many hours, the oldest first.
+    ///
+    /// Live windows take at most half of the hours while something waits below the boundary, so that neither keeps the other
+    /// out. The boundary moves only up to the first live window that is left; what is left below it stays pending.
+    pub(super) fn cut(&mut self, index: usize, epoch: Epoch, now: i64, hours_max: u32) {
         let window_ns = self.settings.window.ns();
         let key = &mut self.keys[index];
         let rows_before = key.rows.len();
-        let through = self.settings.window.start_of(key.watermark).max(key.boundary);
+        let whole = self.settings.window.start_of(key.watermark).max(key.boundary);
+        let most = hours_max as usize;
+        let live_most = if key.rows.waiting.rows == 0 { most } else { most.div_ceil(2) };
+        let (live_hours, live_end) = take_hours(closed(key, window_ns, whole), live_most);
+        let waiting = key.rows.waiting.windows.keys().copied();
+        let (_, waiting_end) = take_hours(waiting, most.saturating_sub(live_hours));
+        let through = live_end.unwrap_or(whole);
+        if std::mem::replace(&mut key.unfinished, live_end.is_some() || waiting_end.is_some()) {
+            self.unfinished -= 1;
+        }
         let mut hours: BTreeMap<Hour, Vec<OutputRow>> = BTreeMap::new();
         let mut correction_events = 0;
         for part in [Part::Waiting, Part::Live] {
-            let end = if part == Part::Waiting { i64::MAX } else { through };
+            let end = if part == Part::Waiting { waiting_end.unwrap_or(i64::MAX) } else { through };
             for (start, window) in key.rows.take_windows(part, window_ns, end) {
                 let rows = hours.entry(Hour::of(start)).or_default();
                 for (metric, slot) in &window.slots {
@@ -218,8 +287,8 @@ impl Shard {
                 }
             }
         }
-        debug_assert_eq!(correction_events, key.waiting_events);
-        key.waiting_events = 0;
+        key.waiting_events -= correction_events;
+        debug_assert!(waiting_end.is_some() || key.waiting_events == 0);
         let hours = hours.into_iter().map(|(hour, mut rows)| {
             rows.sort_unstable_by(|a, b| (&a.metric, a.start_ns).cmp(&(&b.metric, b.start_ns)));
             OutputHour { hour, rows: rows.into() }
@@ -239,7 +308,7 @@ impl Shard {
         key.cut_through = through;
         key.cut_at = now;
         self.count_rows(index, rows_before);
-        self.decide(index, DecisionKind::Cut(through));
+        self.decide(index, DecisionKind::Cut { through, hours: hours_max });
     }
 
     /// Outputs to apply now: those of this epoch and those whose turn to be tried again has come.
@@ -290,6 +359,7 @@ impl Shard {
         let key = &mut self.keys[index as usize];
         let rows_before = key.rows.len();
         let Some(outbox) = key.outbox.take() else { return };
+        self.unfinished += usize::from(key.unfinished);
         key.boundary = outbox.through;
         key.index_open = false;
         if !outbox.hours.is_empty() {
@@ -321,6 +391,38 @@ impl Shard {
         outbox.parked = failure.parked;
         outbox.stopped = failure.stopped;
     }
+}
+
+/// Starts of the live windows that end at or before `end`, in order.
+fn closed(key: &KeyState, window_ns: i64, end: i64) -> impl Iterator<Item = i64> {
+    key.rows.live.windows.keys().copied().take_while(move |start| start + window_ns <= end)
+}
+
+/// Of windows in order, the hours that are taken, and where they end: the first window that is left, if any is. Days are
+/// taken whole where one fits, because each has an index object that is written with every epoch.
+fn take_hours(starts: impl Iterator<Item = i64>, most: usize) -> (usize, Option<i64>) {
+    let (mut hours, mut last) = (0, None);
+    let mut day = None;
+    for start in starts {
+        let hour = Hour::of(start);
+        if last == Some(hour) {
+            continue;
+        }
+        let (_, before, first) = match day {
+            Some(known @ (of, ..)) if of == hour.day() => known,
+            _ => *day.insert((hour.day(), hours, start)),
+        };
+        if hours == most {
+            return if before > 0 { (before, Some(first)) } else { (hours, Some(start)) };
+        }
+        (hours, last) = (hours + 1, Some(hour));
+    }
+    (hours, None)
+}
+
+/// What writing an object of a key costs, in objects of few series.
+fn object_cost(key: &KeyState) -> usize {
+    1 + key.series.all.len() / SERIES_PER_OBJECT
 }
 
 /// Whether a turn of the key has come since it was cut last.

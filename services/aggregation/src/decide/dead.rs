@@ -84,7 +84,16 @@ pub struct DeadLetter {
     pub payload: Bytes,
 }
 
-/// Dead letters of one tenant and epoch: one object.
+impl DeadLetter {
+    /// What it takes in memory and in the checkpoint: its bytes, and what goes with each letter however small it is.
+    pub(super) fn weight(&self) -> usize {
+        const EACH: usize = 256;
+        self.payload.len() + self.detail.len() + EACH
+    }
+}
+
+/// Dead letters of one tenant and epoch: one object. Nothing in it expands when it is written, so it is bounded as they are
+/// in memory, by [`super::Settings::dead_bytes_max`] and what one read of the log may add.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeadBatch {
     /// The epoch that carries them first.
@@ -139,7 +148,7 @@ impl Shard {
     pub fn dead_applied(&mut self, batch: &DeadBatch) {
         if let Some(place) = self.dead_outboxes.iter().position(|outbox| outbox.is_of(batch)) {
             let DeadOutbox { batch, entries, .. } = self.dead_outboxes.remove(place);
-            self.dead_bytes -= batch.letters.iter().map(|letter| letter.payload.len()).sum::<usize>();
+            self.dead_bytes -= batch.letters.iter().map(DeadLetter::weight).sum::<usize>();
             self.dropped_dead.extend(entries);
         }
     }
@@ -219,10 +228,4 @@ fn indexes_of(batch: &EventBatch, positions: &[u32]) -> Vec<IndexRange> {
         }
     }
     indexes
-}
-
-/// Each event of a batch as a batch of its own, with its index in the request.
-pub fn split_events(batch: &EventBatch) -> Vec<(u32, EventBatch)> {
-    let indexes = batch.indexes.iter().flat_map(|range| range.first..range.first + range.count);
-    indexes.zip(0..batch.columns.len() as u32).map(|(index, position)| (index, part_of(batch, &[position]))).collect()
 }

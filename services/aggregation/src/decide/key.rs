@@ -51,6 +51,8 @@ pub struct KeyState {
     pub(super) producers: Producers,
     /// What is on its way into the lake.
     pub(super) outbox: Option<Outbox>,
+    /// The last cut left something for the next epoch.
+    pub(super) unfinished: bool,
     /// Its outbox is stuck although others are written: see [`super::Shard::hold_stuck`].
     pub(super) held: bool,
 
@@ -105,6 +107,7 @@ impl KeyState {
             rows: Rows::default(),
             producers: Producers::default(),
             outbox: None,
+            unfinished: false,
             held: false,
             meta_dirty: true,
             listed: false,

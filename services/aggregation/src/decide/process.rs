@@ -85,8 +85,8 @@ impl Shard {
 
     fn bury(&mut self, index: usize, letter: DeadLetter) {
         self.keys[index].counters.dead += letter.events;
-        self.fresh_dead_bytes += letter.payload.len();
-        self.dead_bytes += letter.payload.len();
+        self.fresh_dead_bytes += letter.weight();
+        self.dead_bytes += letter.weight();
         self.dead.push((index as u32, letter));
     }
 

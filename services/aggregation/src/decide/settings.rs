@@ -18,8 +18,8 @@ pub struct Settings {
     pub future_ns: i64,
     /// Age at which what waits in a key is published.
     pub publish_ns: i64,
-    /// Objects a second, on average.
-    pub objects_per_second: u32,
+    /// Objects that one epoch takes at most, whatever the lake's pace; see [`super::Shard::pace`].
+    pub epoch_objects_max: usize,
     /// Rows in memory at which reading pauses.
     pub state_rows_max: usize,
     /// Series of one key.
@@ -48,7 +48,7 @@ impl Default for Settings {
             horizon_ns: ns(limits::LATENESS_HORIZON),
             future_ns: ns(limits::FUTURE_TOLERANCE),
             publish_ns: ns(limits::PUBLISH_INTERVAL),
-            objects_per_second: limits::PUBLISH_OBJECTS_PER_SECOND,
+            epoch_objects_max: limits::EPOCH_OBJECTS_MAX,
             state_rows_max: limits::STATE_ROWS_MAX,
             series_max: limits::SERIES_PER_TENANT_MAX,
             dedup_sequences: limits::DEDUP_SEQUENCES,
@@ -57,7 +57,7 @@ impl Default for Settings {
             dedup_age_ns: ns(limits::DEDUP_AGE),
             kept_producers_max: limits::KEPT_PRODUCERS_MAX,
             fresh_producers_max: limits::FRESH_PRODUCERS_MAX,
-            // Each event becomes a letter of its own when it is written: some ten times as much for a moment.
+            // An epoch's letters are held several times while they are made durable, some ten times this for a moment.
             dead_bytes_max: 4 << 20,
         }
     }

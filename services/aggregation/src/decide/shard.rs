@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegauge_core::{Epoch, Key, Ordinal};
 
 use super::assign::Scratch;
-use super::cut::Budget;
+use super::cut::EPOCH_OBJECTS_FIRST;
 use super::dead::{DeadLetter, DeadOutbox};
 use super::key::{KeyState, NEVER};
 use super::settings::Settings;
@@ -29,8 +29,13 @@ pub enum DecisionKind {
     Idle(i64),
     /// Memory ran short and nothing could be cut: the watermark was advanced to this time.
     Pressed(i64),
-    /// What waited was cut; the boundary moves to this time.
-    Cut(i64),
+    /// What waited was cut.
+    Cut {
+        /// The boundary moves to this time.
+        through: i64,
+        /// Hours that it could take of live windows, and of what waits below the boundary.
+        hours: u32,
+    },
     /// The key's outbox is stuck: from here on its rows have a limit of their own. Noted again in every epoch.
     Held,
     /// The outbox got through.
@@ -58,7 +63,10 @@ pub struct Shard {
     pub(super) decisions: Vec<Decision>,
     pub(super) decisions_stored: bool,
     pub(super) head_stored: bool,
-    pub(super) budget: Budget,
+    /// Objects that an epoch takes, by the lake's pace.
+    pub(super) epoch_objects: usize,
+    /// Keys that were cut in part and can be cut again.
+    pub(super) unfinished: usize,
 
     /// Dead letters of no epoch yet.
     pub(super) dead: Vec<(u32, DeadLetter)>,
@@ -81,6 +89,7 @@ pub struct Shard {
 impl Shard {
     /// A shard without history.
     pub fn new(settings: Settings) -> Self {
+        let epoch_objects = EPOCH_OBJECTS_FIRST.min(settings.epoch_objects_max);
         Self {
             settings,
             keys: Vec::new(),
@@ -95,7 +104,8 @@ impl Shard {
             decisions: Vec::new(),
             decisions_stored: false,
             head_stored: false,
-            budget: Budget::default(),
+            epoch_objects,
+            unfinished: 0,
             dead: Vec::new(),
             fresh_dead_bytes: 0,
             dead_bytes: 0,
@@ -112,6 +122,11 @@ impl Shard {
     /// Records processed.
     pub fn ordinal(&self) -> Ordinal {
         self.ordinal
+    }
+
+    /// Objects that an epoch takes, by the lake's pace.
+    pub fn epoch_objects(&self) -> usize {
+        self.epoch_objects
     }
 
     /// Rows in memory.
@@ -194,7 +209,7 @@ impl Shard {
                 key.watermark = key.watermark.max(to);
                 self.decide(index, decision.kind.clone());
             }
-            DecisionKind::Cut(_) => self.cut(index, epoch, now),
+            DecisionKind::Cut { hours, .. } => self.cut(index, epoch, now, hours),
             DecisionKind::Held => self.hold(decision.key),
             DecisionKind::Released => self.release(decision.key),
         }

@@ -4,6 +4,7 @@
 
 mod encodings;
 mod examples;
+mod fair;
 mod golden;
 mod hold;
 mod imports;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tidegauge_core::checkpoint::{Progress, StoreError};
 use tidegauge_core::log::{LogRecord, Position};
 use tidegauge_core::scope::{ScopedTenant, SystemAuthority};
@@ -13,7 +12,7 @@ use tidegauge_lake::{Footer, dead_letter, index, object, paths};
 use tidegauge_proto::convert::batch;
 
 use super::{Facts, Finding, KeyFacts, VerifyError, VerifyReport, check};
-use crate::decide::{DeadReason, Shard};
+use crate::decide::Shard;
 use crate::options::{AggregationOptions, Backends};
 
 /// Bytes of log read at once.
@@ -157,8 +156,7 @@ impl Walk<'_> {
                 let Some((content, _)) = lake.get(&meta.path).await? else { continue };
                 match dead_letter::decode(content) {
                     Ok(letters) => {
-                        let sizes = letters.iter().map(|l| events_of(&l.reason, l.event_index, &l.payload));
-                        events += sizes.sum::<u64>();
+                        events += letters.iter().map(|letter| letter.events).sum::<u64>();
                         written.insert(place.epoch);
                     }
                     Err(error) => self.find(meta.path, error.to_string()),
@@ -217,14 +215,6 @@ impl Walk<'_> {
         self.facts.log_records += 1;
         self.facts.keys.entry(record.key.clone()).or_default().log_events += events;
     }
-}
-
-/// Events of a dead letter: a letter without index is a whole record.
-fn events_of(reason: &str, index: Option<u32>, payload: &Bytes) -> u64 {
-    if index.is_some() || reason == DeadReason::Undecodable.as_str() {
-        return 1;
-    }
-    batch::decode(payload.clone()).map_or(1, |batch| batch.columns.len() as u64)
 }
 
 fn replay(state: &mut Shard, record: &LogRecord) {

@@ -38,6 +38,8 @@ pub(super) struct InFlight {
     pub(super) ordinal: Ordinal,
     pub(super) position: Position,
     pub(super) started_ns: u64,
+    /// What its outputs cost, in objects; see [`crate::decide::Shard::pace`].
+    pub(super) cost: usize,
     /// Comes once, when the outputs are applied.
     pub(super) report: Option<oneshot::Receiver<ApplyReport>>,
     /// Takes how far hot-metric must have heard for the boundaries to be there.
@@ -46,12 +48,21 @@ pub(super) struct InFlight {
 }
 
 /// Starts an epoch.
-pub(super) fn start(context: Arc<Context>, work: Work, started_ns: u64) -> InFlight {
+pub(super) fn start(context: Arc<Context>, work: Work, cost: usize, started_ns: u64) -> InFlight {
     let (report_sender, report) = oneshot::channel();
     let (boundary_goal, goal) = oneshot::channel();
     let (epoch, ordinal, position) = (work.standing.epoch, work.standing.ordinal, work.position.clone());
     let task = AbortOnDropHandle::new(tokio::spawn(commit(context, work, report_sender, goal)));
-    InFlight { epoch, ordinal, position, started_ns, report: Some(report), boundary_goal: Some(boundary_goal), task }
+    InFlight {
+        epoch,
+        ordinal,
+        position,
+        started_ns,
+        cost,
+        report: Some(report),
+        boundary_goal: Some(boundary_goal),
+        task,
+    }
 }
 
 async fn commit(

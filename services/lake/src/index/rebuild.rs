@@ -110,9 +110,21 @@ pub async fn day_from_lake(
     bucket: u32,
     day: Day,
 ) -> Result<DayIndex, IndexError> {
+    day_beside(store, tenant, bucket, day, &[]).await
+}
+
+/// As [`day_from_lake`], without the objects of `known`, which need not be opened to be entered.
+pub(super) async fn day_beside(
+    store: &dyn LakeStore,
+    tenant: &ScopedTenant,
+    bucket: u32,
+    day: Day,
+    known: &[IndexEntry],
+) -> Result<DayIndex, IndexError> {
     let listed = store.list(&paths::aggregated_day_prefix(tenant, day)).await?;
     let mut entries = Vec::new();
-    for (meta, place) in objects_of(listed, tenant, bucket) {
+    let is_known = |path: &str| known.iter().any(|entry| entry.path == path);
+    for (meta, place) in objects_of(listed, tenant, bucket).filter(|(meta, _)| !is_known(&meta.path)) {
         entries.extend(entry_of(store, meta, &place).await?.map(|(entry, _)| entry));
     }
     let mut index = DayIndex::empty(key(tenant, bucket), day);

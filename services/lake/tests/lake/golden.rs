@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tidegauge_core::event::IndexRange;
 use tidegauge_core::ids::{LineageId, ShardId};
 use tidegauge_core::lake::ObjectVersion;
 use tidegauge_core::time::Hour;
@@ -98,20 +99,21 @@ fn hour_object_v2() {
     assert_eq!(columns, 16);
 }
 
-/// A dead-letter object of the first version is read.
+/// A dead-letter object of the second version is read.
 #[test]
-fn dead_letters_v1() {
-    let letter = |event_index| DeadLetter {
+fn dead_letters_v2() {
+    let letter = |indexes| DeadLetter {
         tenant: Some(tenant("tenant-001").id().clone()),
         shard: ShardId(1),
         ordinal: 42,
-        event_index,
+        events: 2,
+        indexes,
         reason: "TOO_OLD".into(),
         detail: "event time is 25 h behind the watermark, 24 h are allowed".to_owned(),
         arrival_ns: HOUR.start_ns(),
         payload: Bytes::from_static(b"\x00bytes\xff"),
     };
-    let letters = [letter(None), letter(Some(3))];
+    let letters = [letter(Vec::new()), letter(vec![IndexRange { first: 3, count: 2 }])];
     let now = dead_letter::encode(&letters).expect("encodes");
-    assert_eq!(dead_letter::decode(golden("dead-letters-v1.parquet", &now)).expect("decodes"), letters);
+    assert_eq!(dead_letter::decode(golden("dead-letters-v2.parquet", &now)).expect("decodes"), letters);
 }

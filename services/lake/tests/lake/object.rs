@@ -9,6 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
+use tidegauge_core::event::IndexRange;
 use tidegauge_core::ids::{ShardId, TenantId};
 use tidegauge_lake::dead_letter::{self, DeadLetter};
 use tidegauge_lake::object::{self, CHECK_KEY, ObjectError, ROW_GROUP_ROWS, decode, encode};
@@ -153,7 +154,11 @@ fn dead_letters_read_what_they_write() {
         tenant: (!ordinal.is_multiple_of(3)).then(|| TenantId::parse("tenant-001").expect("a tenant")),
         shard: ShardId(2),
         ordinal,
-        event_index: ordinal.is_multiple_of(2).then_some(ordinal as u32),
+        events: ordinal + 1,
+        indexes: match ordinal % 2 {
+            0 => vec![IndexRange { first: 3, count: 4 }, IndexRange { first: ordinal as u32 + 9, count: 1 }],
+            _ => Vec::new(),
+        },
         reason: "TOO_OLD".into(),
         detail: format!("event time is {ordinal} s behind the horizon"),
         arrival_ns: 1_772_434_800_000_000_000 + ordinal as i64 * 1_000,
@@ -166,4 +171,32 @@ fn dead_letters_read_what_they_write() {
     damaged[content.len() / 2] ^= 1;
     assert!(dead_letter::decode(damaged.into()).is_err());
     assert!(dead_letter::decode(encode(&[], &footer(1)).expect("encodes")).is_err(), "an object of another kind");
+}
+
+/// A row group is bounded by the bytes of its letters as well as by their number, and nothing in an object is there twice:
+/// it is never much larger than what it keeps.
+#[test]
+fn dead_letters_stand_in_bounded_row_groups() {
+    let letter = |ordinal: u64| DeadLetter {
+        tenant: Some(TenantId::parse("tenant-001").expect("a tenant")),
+        shard: ShardId(2),
+        ordinal,
+        events: 10_000,
+        indexes: vec![IndexRange { first: 0, count: 10_000 }],
+        reason: "TOO_OLD".into(),
+        detail: String::new(),
+        arrival_ns: 0,
+        // Bytes that no compression makes smaller.
+        payload: (0..60_000_u64)
+            .map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ (ordinal << 32)) >> 56) as u8)
+            .collect(),
+    };
+    let letters: Vec<DeadLetter> = (0..200).map(letter).collect();
+    let kept: usize = letters.iter().map(|letter| letter.payload.len() + 40_000).sum();
+    let content = dead_letter::encode(&letters).expect("encodes");
+    assert!(content.len() < kept + kept / 20, "{} bytes for {kept}", content.len());
+    let groups = ParquetRecordBatchReaderBuilder::try_new(content.clone()).expect("opens");
+    let largest = groups.metadata().row_groups().iter().map(|group| group.total_byte_size()).max();
+    assert!(largest.is_some_and(|bytes| bytes < 6 << 20), "{largest:?}");
+    assert!(dead_letter::decode(content).expect("decodes") == letters);
 }

@@ -24,7 +24,7 @@ use tidegauge_embedded::hot_store::FjallHotStore;
 use tidegauge_embedded::lake_store::LocalLakeStore;
 use tidegauge_embedded::log::{DiskReserve, EmbeddedLog, LogOptions, SHARDS_MAX};
 use tidegauge_historical_query::{HistoricalQuery, QueryHandle, QueryOptions};
-use tidegauge_hot_metric::{HotMetric, HotMetricHandle, HotMetricOptions};
+use tidegauge_hot_metric::{HotMetric, HotMetricHandle, HotMetricOptions, assembly_items};
 use tidegauge_ingest::{Ingest, IngestHandle, IngestOptions, Quota};
 use tidegauge_rpc::{InternalChannel, ServerBuilder, ServerHandle, ServerOptions, TlsFiles};
 
@@ -110,7 +110,7 @@ impl Running {
         let event_log: Arc<dyn EventLog> = Arc::<EmbeddedLog>::clone(&stores.log);
         let ingest = Ingest::start(ingest_options(settings), Arc::clone(&event_log), Arc::clone(&steady));
         let hot = HotMetric::start(
-            HotMetricOptions::default(),
+            hot_metric_options(settings),
             stores.hot,
             Arc::clone(&clock),
             authority("hot-metric"),
@@ -326,11 +326,14 @@ fn aggregation_options(settings: &Settings) -> Outcome<AggregationOptions> {
         checkpoint_interval: settings.publish.checkpoint_interval.0,
         checkpoint_log_bytes: settings.publish.checkpoint_log_bytes.0,
         publish_interval: settings.publish.interval.0,
-        publish_objects_per_second: settings.publish.objects_per_second,
         state_rows_max: settings.publish.state_rows,
         crash_at,
         ..AggregationOptions::default()
     })
+}
+
+fn hot_metric_options(settings: &Settings) -> HotMetricOptions {
+    HotMetricOptions { assembly_items: assembly_items(settings.publish.state_rows), ..HotMetricOptions::default() }
 }
 
 fn query_options(settings: &Settings) -> QueryOptions {

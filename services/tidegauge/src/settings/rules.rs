@@ -39,7 +39,6 @@ pub(super) fn check(settings: &Settings, layers: &Layers) -> Result<(), Settings
         ("window", "lateness_horizon", some(window.lateness_horizon.0), TIME),
         ("window", "future_tolerance", bounded(window.future_tolerance.0), "must be at most a year"),
         ("publish", "interval", some(publish.interval.0), TIME),
-        ("publish", "objects_per_second", publish.objects_per_second > 0, "must be at least 1"),
         (
             "publish",
             "checkpoint_interval",
@@ -88,7 +87,6 @@ mod tests {
             ("WINDOW_ALLOWED_LATENESS", "60w", "0s"),
             ("PUBLISH_INTERVAL", "0s", "366d"),
             ("PUBLISH_CHECKPOINT_INTERVAL", "9ms", "10ms"),
-            ("PUBLISH_OBJECTS_PER_SECOND", "0", "1"),
             ("QUOTA_EVENTS_PER_SECOND", "0", "1"),
             ("QUOTA_BYTES_PER_SECOND", "0B", "1B"),
             ("QUERY_TIME", "0s", "1s"),

@@ -195,8 +195,6 @@ settings! {
     publish: Publish {
         /// Age at which what waits is published
         interval: Span = Span(limits::PUBLISH_INTERVAL);
-        /// Objects a second and shard, on average, without pressure
-        objects_per_second: u32 = limits::PUBLISH_OBJECTS_PER_SECOND;
         /// Longest time between two checkpoints
         checkpoint_interval: Span = Span(limits::CHECKPOINT_INTERVAL);
         /// Bytes of log between two checkpoints

@@ -143,8 +143,8 @@ impl Shard {
         let events = reader.number()?;
         let payload = Bytes::copy_from_slice(reader.bytes()?);
         reader.end()?;
-        self.dead_bytes += payload.len();
         let letter = DeadLetter { ordinal, arrival_ns, reason, detail, events, payload };
+        self.dead_bytes += letter.weight();
         let entry = Bytes::copy_from_slice(key);
         let known = |outbox: &&mut DeadOutbox| outbox.batch.epoch == epoch && outbox.batch.tenant == tenant;
         match self.dead_outboxes.iter_mut().find(known) {
@@ -175,7 +175,7 @@ fn decisions(value: &Bytes) -> Result<Vec<Decision>, Problem> {
         let kind = match kind {
             1 => DecisionKind::Idle(to),
             2 => DecisionKind::Pressed(to),
-            3 => DecisionKind::Cut(to),
+            3 => DecisionKind::Cut { through: to, hours: reader.small()? },
             4 => DecisionKind::Held,
             5 => DecisionKind::Released,
             _ => return Err("its kind is unknown"),

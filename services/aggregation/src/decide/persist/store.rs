@@ -100,17 +100,20 @@ fn decisions_value(epoch: Epoch, decisions: &[Decision]) -> Writer {
     let mut value = Writer::new();
     value.number(epoch);
     for decision in decisions {
-        let (kind, to) = match decision.kind {
-            DecisionKind::Idle(to) => (1, to),
-            DecisionKind::Pressed(to) => (2, to),
-            DecisionKind::Cut(to) => (3, to),
-            DecisionKind::Held => (4, 0),
-            DecisionKind::Released => (5, 0),
+        let (kind, to, hours) = match decision.kind {
+            DecisionKind::Idle(to) => (1, to, None),
+            DecisionKind::Pressed(to) => (2, to, None),
+            DecisionKind::Cut { through, hours } => (3, through, Some(hours)),
+            DecisionKind::Held => (4, 0, None),
+            DecisionKind::Released => (5, 0, None),
         };
         value.number(decision.ordinal);
         value.number(u64::from(decision.key));
         value.byte(kind);
         value.signed(to);
+        if let Some(hours) = hours {
+            value.number(u64::from(hours));
+        }
     }
     value
 }

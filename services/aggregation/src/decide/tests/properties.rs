@@ -155,8 +155,20 @@ proptest! {
     /// The same with room for few rows: cuts are forced, watermarks pressed.
     #[test]
     fn a_shard_without_room_equals_the_oracle(ops in prop::collection::vec(op(), 1..60)) {
-        let tight = Settings { state_rows_max: 6, objects_per_second: 1, ..settings() };
+        let tight = Settings { state_rows_max: 6, ..settings() };
         run(tight, &ops).finish_and_compare();
+    }
+
+    /// The same with epochs that take one or a few objects: cuts are taken in parts, boundaries stop at what is left, with
+    /// and without room for rows.
+    #[test]
+    fn a_shard_of_small_epochs_equals_the_oracle(
+        ops in prop::collection::vec(op(), 1..80),
+        epoch_objects_max in 1..4_usize,
+        short in any::<bool>(),
+    ) {
+        let state_rows_max = if short { 6 } else { settings().state_rows_max };
+        run(Settings { epoch_objects_max, state_rows_max, ..settings() }, &ops).finish_and_compare();
     }
 }
 

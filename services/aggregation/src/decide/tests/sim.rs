@@ -120,6 +120,7 @@ impl Sim {
         if self.shard.ordinal() >= self.hot_target {
             self.shard.relieve();
             self.shard.cut_due(self.prepared + 1, self.now);
+            self.check_size();
         }
         let epoch = self.prepared + 1;
         let jobs = self.shard.apply_jobs(self.now);
@@ -166,6 +167,15 @@ impl Sim {
         if crash == Some(Crash::AfterComplete) {
             self.restart();
         }
+    }
+
+    /// An epoch takes no more objects than it may, and no key may have an outbox of more: I8.
+    fn check_size(&self) {
+        let epoch = self.prepared + 1;
+        let outboxes = self.shard.keys().iter().filter_map(|key| key.outbox()).filter(|outbox| outbox.epoch == epoch);
+        let objects: usize = outboxes.map(|outbox| outbox.hours.len()).sum();
+        // The last key of an epoch has an hour for each of its two kinds of rows.
+        assert!(objects <= self.settings.epoch_objects_max + 1, "{objects} objects");
     }
 
     fn finish(&mut self, results: Vec<(u32, Option<ApplyFailure>)>) {

@@ -22,7 +22,7 @@ impl Session {
         let by_bytes = self.epoch_bytes >= options.checkpoint_log_bytes;
         let now = self.now();
         let pressed = !self.shard.has_room() || self.shard.dead_letters_press(now);
-        if !(by_time || by_bytes || pressed || self.draining) {
+        if !(by_time || by_bytes || pressed || self.draining || (self.shard.has_unfinished() && self.may_cut())) {
             return;
         }
         let due = self.shard.changed()
@@ -64,6 +64,7 @@ impl Session {
         if changes.is_empty() && jobs.is_empty() && dead.is_empty() {
             return;
         }
+        let cost = self.shard.cost(&jobs);
         let mut progress = self.progress.clone();
         progress.prepared = epoch;
         progress.ordinal = self.shard.ordinal();
@@ -77,7 +78,7 @@ impl Session {
             hot_goal: self.shard.hot_progress().0,
             hot_heard: self.heard.subscribe(),
         };
-        self.in_flight = Some(commit::start(self.context.clone(), work, self.epoch_began_ns));
+        self.in_flight = Some(commit::start(self.context.clone(), work, cost, self.epoch_began_ns));
     }
 
     /// The outputs of the epoch in flight are applied: boundaries move.
@@ -89,6 +90,7 @@ impl Session {
         let Ok(report) = report else { return };
         self.progress.prepared = epoch.epoch;
         self.shard.prepared();
+        self.shard.pace(epoch.cost, self.context.clock.monotonic_ns().saturating_sub(epoch.started_ns));
         take_report(&mut self.shard, report, now);
         if let Some(goal) = epoch.boundary_goal.take() {
             let _ = goal.send(self.shard.hot_progress().0);

@@ -52,7 +52,6 @@ pub(super) fn options() -> AggregationOptions {
         idle_timeout: Duration::from_millis(4),
         checkpoint_interval: Duration::from_millis(4),
         publish_interval: Duration::from_millis(4),
-        publish_objects_per_second: 1_000_000,
         read_bytes: 300,
         ..AggregationOptions::default()
     }
