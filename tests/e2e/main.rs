@@ -8,6 +8,7 @@ mod drain;
 mod flight;
 mod hot;
 mod kill;
+mod lines;
 mod load;
 mod publish;
 mod reload;
