@@ -12,6 +12,7 @@ mod flight;
 mod hot;
 mod index;
 mod kill;
+mod lines;
 mod load;
 mod peers;
 mod publish;

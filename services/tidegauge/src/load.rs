@@ -15,6 +15,7 @@ pub(crate) mod json;
 pub(crate) mod ledger;
 pub(crate) mod lines;
 pub(crate) mod names;
+pub(crate) mod ndjson;
 pub(crate) mod progress;
 pub(crate) mod reader;
 pub(crate) mod refusal;

@@ -1,5 +1,6 @@
 //! `tidegauge query`: SQL over live values and history, as a table or for programs.
 
+mod cells;
 mod output;
 
 use std::io::Read as _;

@@ -9,9 +9,9 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::Outcome;
-use crate::output::TableForm;
+use crate::output::{TableForm, harmless};
 use crate::stdout;
-use crate::text_table::{Align, TextTable};
+use crate::text_table::{Align, TextTable, printable};
 use crate::units::{Size, grouped, readable, short};
 
 const EXAMPLES: &str = "\
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let client = args.connect.connect().await?;
     let status = client.status().await?;
     match args.output {
-        TableForm::Json => stdout::write(format_args!("{:#}\n", document(&status))),
+        TableForm::Json => stdout::write(format_args!("{}\n", harmless(format!("{:#}", document(&status))))),
         TableForm::Table => stdout::write(tables(&status, SystemClock::default().wall_ns())),
     }
 }
@@ -263,10 +263,10 @@ fn early(shard: &ShardStatus) -> Option<String> {
 }
 
 /// A reason, or who is told.
-fn told(why: &str) -> &str {
+fn told(why: &str) -> String {
     match why {
-        "" => "an admin's token is told why, and so is the server's log",
-        why => why,
+        "" => "an admin's token is told why, and so is the server's log".to_owned(),
+        why => printable(why),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct TextTable {
 impl TextTable {
     /// A table with these columns.
     pub(crate) fn new(columns: &[(&str, Align)]) -> Self {
-        let columns = columns.iter().map(|(name, align)| ((*name).to_owned(), *align)).collect();
+        let columns = columns.iter().map(|(name, align)| (printable(name), *align)).collect();
         Self { columns, rows: Vec::new() }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegauge_client::proto::hotmetric::v1::{Metric, WatchMetricsResponse};
 use tidegauge_client::{Client, ClientError, MessageStream};
 use tidegauge_core::clock::{Clock as _, SystemClock};
@@ -17,6 +17,7 @@ use tidegauge_proto::convert::time::timestamp_ns;
 
 use crate::connect::ConnectArgs;
 use crate::failure::{Doing as _, Failure, Outcome};
+use crate::output::{Float, harmless};
 use crate::stdout;
 use crate::tell::tell;
 use crate::terminal::Screen;
@@ -182,11 +183,12 @@ fn write_changes(step: &WatchMetricsResponse, form: WatchForm) -> std::io::Resul
     }
     for metric in &step.metrics {
         match form {
-            WatchForm::Json => writeln!(out, "{}", document(metric))?,
+            WatchForm::Json => writeln!(out, "{}", harmless(document(metric).to_string()))?,
             WatchForm::Table | WatchForm::Lines => {
                 let time = time(metric.last_time.as_ref()).unwrap_or_default();
                 let name = printable(&metric.metric_name);
-                writeln!(out, "{time}  {name}  {}  ({})", metric.last_value, counted(metric.event_count, "event"))?;
+                let value = Float(metric.last_value);
+                writeln!(out, "{time}  {name}  {value}  ({})", counted(metric.event_count, "event"))?;
             }
         }
     }
@@ -197,10 +199,10 @@ fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
     time.and_then(timestamp_ns).map(rfc3339)
 }
 
-fn document(metric: &Metric) -> serde_json::Value {
+fn document(metric: &Metric) -> Value {
     json!({
         "metric_name": metric.metric_name,
-        "last_value": metric.last_value,
+        "last_value": Value::from(Float(metric.last_value)),
         "last_time": time(metric.last_time.as_ref()),
         "updated_at": time(metric.updated_at.as_ref()),
         "event_count": metric.event_count,

@@ -1,7 +1,7 @@
 //! Events as NDJSON on standard input. What is there is sent at once, so that `tail -f events.ndjson | tidegauge emit` is
 //! never behind; a file is sent in large requests by the same rule.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{IsTerminal as _, Read};
 use std::time::Duration;
 
@@ -16,23 +16,17 @@ use super::publisher::Publisher;
 use super::report::{Origin, Report};
 use super::too_old;
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::load::chunk::check_tenant;
-use crate::load::dictionary::twice;
 use crate::load::event::RawEvent;
-use crate::load::lines::{Line, Lines, too_long};
+use crate::load::lines::Lines;
 use crate::load::names::Names;
-use crate::load::refusal::{Refusal, shown};
-use crate::load::{json, scan};
+use crate::load::ndjson::LineReader;
+use crate::load::refusal::Refusal;
 use crate::tell::tell;
 use crate::text_table::printable;
-use crate::units::{Size, counted};
+use crate::units::counted;
 
 /// Lines read ahead of the sending.
 const LINES_WAITING: usize = 1_024;
-/// A line that is longer is no event: names and 64 dimensions, every character escaped, stay below.
-const LINE_BYTES_MAX: usize = 256 << 10;
-/// Bytes of a longer line that its refusal looks at.
-const LINE_BYTES_SHOWN: usize = 256;
 /// Bytes of lines in one request; the request is smaller than they are, and must stay below the limit of requests.
 const BATCH_BYTES_MAX: usize = limits::REQUEST_BYTES_MAX / 2;
 
@@ -98,32 +92,18 @@ pub(super) async fn run(publisher: &mut Publisher, report: &mut Report) -> Outco
     }
 }
 
-/// Reads lines until the end or until nobody wants more.
+/// Reads lines until the end or until nobody wants more. Which lines are events is for `load` to say: both take the same.
 fn read_lines(source: impl Read, mut take: impl FnMut(Incoming) -> bool) -> std::io::Result<()> {
     let mut lines = Lines::new(source, 0, 0, u64::MAX);
-    let mut times = scan::TimeCache::default();
+    let mut reader = LineReader::default();
     while let Some((place, line)) = lines.next()? {
-        let text = match line {
-            Line::Whole(bytes) if bytes.len() <= LINE_BYTES_MAX => {
-                std::str::from_utf8(bytes).map_err(|error| Refusal::not_utf8(bytes, &error))
+        let number = place.line;
+        let read = match reader.read(line) {
+            Ok(None) => continue,
+            Ok(Some(event)) => {
+                Incoming::Event { line: number, bytes: place.bytes as usize, event: Box::new(into_event(&event)) }
             }
-            Line::Whole(bytes) => {
-                let begins = shown(&String::from_utf8_lossy(&bytes[..LINE_BYTES_SHOWN]));
-                Err(Refusal::line(format!("longer than {}: {begins}", Size(LINE_BYTES_MAX as u64))))
-            }
-            Line::TooLong => Err(too_long()),
-        };
-        let text = text.map(|text| if place.offset == 0 { text.trim_start_matches('\u{feff}') } else { text });
-        let read = match text {
-            Ok(text) if text.trim().is_empty() => continue,
-            Ok(text) => json::parse(text, &mut times)
-                .and_then(|event| into_event(&event).map_err(|refusal| Names::Json.translate(refusal))),
-            Err(refusal) => Err(refusal),
-        };
-        let line = place.line;
-        let read = match read {
-            Ok(event) => Incoming::Event { line, bytes: place.bytes as usize, event: Box::new(event) },
-            Err(refusal) => Incoming::Refused { line, refusal },
+            Err(refusal) => Incoming::Refused { line: number, refusal },
         };
         if !take(read) {
             break;
@@ -132,29 +112,17 @@ fn read_lines(source: impl Read, mut take: impl FnMut(Incoming) -> bool) -> std:
     Ok(())
 }
 
-/// The event of a line. What the server could not tell by its line is refused here: a text that is no tenant would be
-/// refused with all around it, and of a dimension that stands twice one would be lost on the way.
-fn into_event(event: &RawEvent<'_>) -> Result<Event, Refusal> {
-    if !event.tenant.is_empty() {
-        check_tenant(&event.tenant)?;
-    }
-    let mut dimensions = HashMap::new();
-    for (key, value) in event.dimensions.pairs() {
-        if dimensions.contains_key(&key) {
-            return Err(twice(&key));
-        }
-        dimensions.insert(key, value);
-    }
-    Ok(Event {
+fn into_event(event: &RawEvent<'_>) -> Event {
+    Event {
         tenant_id: event.tenant.to_string(),
         event_type: event.event_type.to_string(),
         timestamp: Some(timestamp(event.time_ns)),
         metric_name: event.metric.to_string(),
         metric_value: event.value,
-        dimensions,
+        dimensions: event.dimensions.pairs().into_iter().collect(),
         source: event.source.to_string(),
         version: event.version.to_string(),
-    })
+    }
 }
 
 /// Requests for these lines: a request is for one tenant, and the order of lines is kept. Refused lines are told.
@@ -192,13 +160,10 @@ impl Batch {
 
     /// `line 7` or `lines 7 to 9`, with the tenant.
     fn describe(&self) -> String {
-        let tenant = match printable(&self.events[0].tenant_id) {
-            tenant if tenant.is_empty() => "without a tenant".to_owned(),
-            tenant => format!("tenant {tenant}"),
-        };
+        let tenant = printable(&self.events[0].tenant_id);
         match (self.lines.first(), self.lines.last()) {
-            (Some(first), Some(last)) if first != last => format!("lines {first} to {last}, {tenant}"),
-            (first, _) => format!("line {}, {tenant}", first.copied().unwrap_or_default()),
+            (Some(first), Some(last)) if first != last => format!("lines {first} to {last}, tenant {tenant}"),
+            (first, _) => format!("line {}, tenant {tenant}", first.copied().unwrap_or_default()),
         }
     }
 
@@ -247,34 +212,4 @@ async fn send(publisher: &mut Publisher, batch: Batch, clock: &dyn Clock, report
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Lines become requests of one tenant each, in their order; what is no event is refused by its line.
-    #[test]
-    fn lines_become_requests() {
-        let line = |tenant: &str| {
-            format!(
-                r#"{{"event_type":"m","timestamp":"2026-03-02T07:08:09Z","source":"","version":"","payload":{{"tenant_id":"{tenant}","metric_name":"m","metric_value":1}}}}"#
-            )
-        };
-        let mut text = [line("a"), String::new(), line("a"), "nonsense".to_owned(), line("b"), line("a")].join("\n");
-        text.push_str("\n\u{0}\n");
-        let mut bytes = text.into_bytes();
-        bytes.extend([0xFF, b'\n']);
-        bytes.extend(vec![b'x'; LINE_BYTES_MAX + 1]);
-        let mut read = Vec::new();
-        read_lines(&bytes[..], |one| {
-            read.push(one);
-            true
-        })
-        .unwrap();
-        let mut report = Report::default();
-        let batches = batches(read.into_iter(), &mut report);
-        let lines: Vec<&[u64]> = batches.iter().map(|batch| &batch.lines[..]).collect();
-        assert_eq!(lines, [&[1, 3][..], &[5], &[6]]);
-        assert_eq!(report.refused, 4, "nonsense, a zero byte, no UTF-8, too long");
-        assert_eq!(batches[0].describe(), "lines 1 to 3, tenant a");
-        assert_eq!(batches[1].describe(), "line 5, tenant b");
-    }
-}
+mod tests;

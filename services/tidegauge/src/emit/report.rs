@@ -62,7 +62,7 @@ pub(super) struct Report {
     /// Of the accepted LIVE events, those that may be too old for their tenant's windows.
     pub(super) too_old: u64,
     listed: Vec<Value>,
-    /// The first ones by name; without a name those that name no tenant.
+    /// The first ones by name.
     refused_tenants: BTreeMap<String, RefusedTenant>,
     /// The last durable place by shard.
     positions: BTreeMap<u32, String>,
@@ -174,11 +174,7 @@ impl Report {
         if self.refused_tenants.values().map(|refused| refused.not_sent).sum::<u64>() < self.not_sent {
             return String::new();
         }
-        let names = self.refused_tenants.keys().map(|tenant| match tenant.as_str() {
-            "" => "no tenant",
-            tenant => tenant,
-        });
-        let shown: Vec<&str> = names.take(TENANTS_SHOWN_MAX).collect();
+        let shown: Vec<&str> = self.refused_tenants.keys().map(String::as_str).take(TENANTS_SHOWN_MAX).collect();
         match (shown.as_slice(), self.refused_tenants.len().saturating_sub(TENANTS_SHOWN_MAX)) {
             (shown, 0) => format!(" of {}", shown.join(", ")),
             (shown, more) => format!(" of {} and {more} more tenants", shown.join(", ")),

@@ -5,15 +5,12 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::event::Place;
-use super::lines::{Line, Lines, too_long};
-use super::refusal::Refusal;
+use super::lines::{Line, Lines};
+use super::ndjson;
 use super::scan::{Scanned, Scanner, Span};
 
 /// Bytes of a block, from which on it is handed over: small enough for the cache of a core.
 const BLOCK_BYTES: usize = 256 << 10;
-
-/// What some programs of Windows put before UTF-8.
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What a line holds.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,7 +53,7 @@ pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: 
     let mut scanner = Scanner::default();
     let mut block = Block::default();
     while let Some((place, line)) = lines.next()? {
-        let content = block.add(place, line, &mut scanner);
+        let content = block.add(line, &mut scanner);
         block.lines.push(ScannedLine { place, next: lines.offset(), content });
         if block.text.len() >= BLOCK_BYTES || block.lines.len() >= BLOCK_BYTES / 64 {
             let mut next = unused.try_recv().unwrap_or_default();
@@ -73,19 +70,12 @@ pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: 
 }
 
 impl Block {
-    fn add(&mut self, place: Place, line: Line<'_>, scanner: &mut Scanner) -> Content {
-        let line = match line {
-            Line::TooLong => return Content::Bad(too_long().to_string()),
-            Line::Whole(line) => line,
-        };
-        let line = if place.offset == 0 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
-        if line.iter().all(u8::is_ascii_whitespace) {
-            return Content::Blank;
-        }
+    fn add(&mut self, line: Line<'_>, scanner: &mut Scanner) -> Content {
         let start = self.text.len();
-        match std::str::from_utf8(line) {
-            Err(error) => return Content::Bad(Refusal::not_utf8(line, &error).to_string()),
-            Ok(text) => self.text.push_str(text),
+        match ndjson::text(line) {
+            Ok(Some(text)) => self.text.push_str(text),
+            Ok(None) => return Content::Blank,
+            Err(refusal) => return Content::Bad(refusal.to_string()),
         }
         let range = start..self.text.len();
         match scanner.scan(&self.text, range.clone()) {
@@ -112,7 +102,7 @@ mod tests {
             )
         };
         let mut file = tempfile::tempfile().unwrap();
-        let mut text = BYTE_ORDER_MARK.to_vec();
+        let mut text = b"\xEF\xBB\xBF".to_vec();
         for i in 0..10_000 {
             let line = match i % 5 {
                 1 => b" \t".to_vec(),

@@ -8,12 +8,12 @@ use tidegauge_core::ids::NameError;
 use tidegauge_core::limits;
 use tidegauge_proto::stream::v1 as pb;
 
-use super::dictionary::{Local, Sets, TextMap, Texts, name_rule, source_rule};
+use super::dictionary::{Local, Rule, Sets, TextMap, Texts, check_dimensions, name_rule, source_rule};
 use super::event::{Place, RawEvent};
 use super::refusal::{Refusal, shown};
 
 /// Version of the rules of this file; part of every producer id. Raise it with any change of what a chunk holds.
-pub(crate) const CHUNKING: u32 = 2;
+pub(crate) const CHUNKING: u32 = 3;
 /// Events of a chunk.
 const CHUNK_EVENTS: usize = limits::EVENTS_PER_REQUEST_MAX;
 /// Bytes of a chunk's lines: far below a request's limit also where nothing repeats.
@@ -97,6 +97,24 @@ pub(crate) fn check_tenant(text: &str) -> Result<(), Refusal> {
     let problem = |rule| format!("{} {rule}; a tenant id is a to z, 0 to 9, _ and -, at most 63 of them", shown(text));
     let checked = TenantId::parse(text).map(drop);
     checked.map_err(|rule| Refusal::new("tenant_id", "TENANT_ID_INVALID", problem(rule)))
+}
+
+/// Whether an event can be taken, by the rules of a chunk and in their order, without remembering its texts.
+///
+/// # Errors
+/// Why it can never be.
+pub(crate) fn check(event: &RawEvent<'_>) -> Result<(), Refusal> {
+    check_tenant(&event.tenant)?;
+    let texts: [(&str, &str, Rule); 4] = [
+        ("event_type", &event.event_type, name_rule),
+        ("metric_name", &event.metric, name_rule),
+        ("source", &event.source, source_rule),
+        ("version", &event.version, source_rule),
+    ];
+    for (field, text, rule) in texts {
+        rule(text).map_err(refused(field, text))?;
+    }
+    check_dimensions(&event.dimensions)
 }
 
 /// A tenant's chunk in the making.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{Read, Seek};
 
 use super::event::{Place, RawDimensions, RawEvent};
-use super::lines::{Line, Lines, too_long};
+use super::lines::{Line, Lines, too_long, without_marks};
 use super::refusal::shown;
 use super::time_format::TimeFormat;
 use crate::units::{Size, counted};
@@ -173,11 +173,13 @@ pub(crate) fn next_record<R: Read + Seek>(lines: &mut Lines<R>, text: &mut Vec<u
     let refusal = match line {
         Line::TooLong => Some(too_long().to_string()),
         Line::Whole(line) => {
+            let line = without_marks(line);
             text.extend_from_slice(&line[..line.len().min(RECORD_BYTES_MAX)]);
             quotes = memchr::memchr_iter(b'"', line).count();
             (line.len() > RECORD_BYTES_MAX).then(|| too_large(text))
         }
     };
+    let first_length = text.len();
     let mut record = Record { place: first, first, second_offset: lines.offset(), refusal };
     if quotes.is_multiple_of(2) {
         return Ok(Some(record));
@@ -199,7 +201,7 @@ pub(crate) fn next_record<R: Read + Seek>(lines: &mut Lines<R>, text: &mut Vec<u
             return Ok(Some(record));
         }
     }
-    text.truncate((first.bytes as usize).min(RECORD_BYTES_MAX));
+    text.truncate(first_length);
     record.refusal = Some(format!("a quoted field is not closed: {}", shown(&String::from_utf8_lossy(text))));
     record.go_back(lines)?;
     Ok(Some(record))

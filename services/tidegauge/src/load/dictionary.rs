@@ -199,8 +199,16 @@ impl Sets {
     }
 }
 
+/// Whether dimensions can be taken as a set.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn check_dimensions(dimensions: &RawDimensions<'_>) -> Result<(), Refusal> {
+    check_set(&Dimensions::from_pairs(dimensions.pairs()).map_err(|key| twice(&key))?)
+}
+
 /// Refuses a dimension that stands twice in a set.
-pub(crate) fn twice(key: &str) -> Refusal {
+fn twice(key: &str) -> Refusal {
     Refusal::new(format!("dimensions[{}]", cut(key)), "DIMENSION_KEY_TWICE", "stands twice")
 }
 

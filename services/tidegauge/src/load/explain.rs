@@ -45,6 +45,23 @@ pub(crate) fn explain(line: &str) -> Option<Refusal> {
     walk.event().err()
 }
 
+/// The text of the value in a line that is an event.
+pub(crate) fn value_text(line: &str) -> Option<&str> {
+    let (mut walk, mut found) = (Walk { line, at: 0 }, None);
+    walk.space();
+    let walked = walk.object("", |walk, name, _| match &*name {
+        "payload" => walk.object("payload", |walk, name, place| {
+            let raw = walk.raw(&place)?;
+            if name == "metric_value" {
+                found = Some(raw);
+            }
+            Ok(())
+        }),
+        _ => walk.raw("").map(drop),
+    });
+    walked.ok().and(found)
+}
+
 struct Walk<'a> {
     line: &'a str,
     at: usize,
@@ -196,7 +213,7 @@ impl<'a> Walk<'a> {
             Some(b'"') => string_length(self.rest()),
             Some(b'{' | b'[') => nested_length(self.rest()),
             // Goes on to what can follow a value; at the end of the line something is missing anyway.
-            _ => self.rest().find([',', '}', ']', ' ', '\t', ':']),
+            _ => self.rest().find([',', '}', ']', ' ', '\t', '\r', '\n', ':']),
         };
         let Some(length) = length else { return Err(self.breaks_off(path)) };
         self.at += length;

@@ -36,6 +36,18 @@ pub(crate) enum Line<'a> {
     TooLong,
 }
 
+/// What some programs put before UTF-8; between lines too, where their files were joined.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// A line, or the first one of a record, without the byte order marks at its start.
+#[inline]
+pub(crate) fn without_marks(mut line: &[u8]) -> &[u8] {
+    while let Some(rest) = line.strip_prefix(BYTE_ORDER_MARK) {
+        line = rest;
+    }
+    line
+}
+
 /// Why a line over the limit is refused.
 pub(crate) fn too_long() -> Refusal {
     Refusal::line(format!("the line is longer than {}", Size(LINE_BYTES_MAX as u64)))

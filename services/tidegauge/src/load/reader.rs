@@ -139,9 +139,8 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let text = String::from_utf8(record).map_err(|error| {
         Failure::new(format!("the header is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut fields = Vec::new();
-    csv::split(text, options.delimiter, &mut fields).map_err(Failure::new)?;
+    csv::split(&text, options.delimiter, &mut fields).map_err(Failure::new)?;
     let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
     Ok(Header { place, names, offset: lines.offset(), lines: lines.line() })
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tidegauge_client::proto::hotmetric::v1::{Metric, WatchMetricsResponse};
 use tidegauge_proto::convert::time::timestamp_ns;
 
+use crate::output::Float;
 use crate::terminal::{fit, rows_shown};
 use crate::text_table::{Align, TextTable};
-use crate::units::{counted, grouped, readable, short};
+use crate::units::{counted, grouped, readable};
 
 /// Values of a metric that its trend shows.
 const TREND_VALUES: usize = 24;
@@ -60,7 +61,7 @@ impl Board {
             let age = row.metric.last_time.as_ref().and_then(timestamp_ns).map_or_else(String::new, |time| {
                 readable(Duration::from_nanos(u64::try_from(now_ns.saturating_sub(time)).unwrap_or(0)))
             });
-            let value = short(row.metric.last_value);
+            let value = Float(row.metric.last_value).to_string();
             table.row([name.clone(), value, age, grouped(row.metric.event_count), trend(&row.trend)]);
         }
         table
@@ -114,8 +115,11 @@ mod tests {
         }
         board.take(step("a.memory", 2e9, 4));
         let lines = board.lines(5_000_000_000, 24);
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["a.memory", "2", "G", "1", "s", "1,234", "▁"]);
-        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["cpu", "100", "3", "s", "1,234", "▁▅█"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["a.memory", "2000000000.0", "1", "s", "1,234", "▁"]
+        );
+        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["cpu", "100.0", "3", "s", "1,234", "▁▅█"]);
         let cut = board.lines(5_000_000_000, 3);
         assert_eq!(cut.len(), 3, "heading, a row, the notes");
         assert!(cut[2].contains("1 below the screen"), "{cut:?}");
