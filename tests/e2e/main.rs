@@ -13,6 +13,7 @@ mod publish;
 mod reload;
 mod rules;
 mod seam;
+mod tables;
 mod tls;
 mod walk;
 

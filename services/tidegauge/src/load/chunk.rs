@@ -13,7 +13,7 @@ use super::event::{Place, RawEvent};
 use super::refusal::{Refusal, shown};
 
 /// Version of the rules of this file; part of every producer id. Raise it with any change of what a chunk holds.
-pub(crate) const CHUNKING: u32 = 2;
+pub(crate) const CHUNKING: u32 = 3;
 /// Events of a chunk.
 const CHUNK_EVENTS: usize = limits::EVENTS_PER_REQUEST_MAX;
 /// Bytes of a chunk's lines: far below a request's limit also where nothing repeats.
