@@ -20,6 +20,7 @@ mod reload;
 mod rules;
 mod seam;
 mod status;
+mod tables;
 mod tls;
 mod walk;
 

@@ -163,69 +163,99 @@ pub fn rfc3339(time_ns: i64) -> String {
 /// Reads an ISO 8601 / RFC 3339 time: `YYYY-MM-DD`, then `T` or a space, `HH:MM[:SS[.fraction]]`, then `Z`, an offset
 /// `±HH[:MM]` or nothing (UTC). A date alone is midnight. Returns Unix nanoseconds; digits past nanoseconds are cut.
 ///
+/// A leap second (`23:59:60` before the first of a month, UTC) is the second that follows it, as in Unix time.
+///
 /// Returns `None` when the text is no such time or lies outside the range of an i64 of nanoseconds.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    let number = |from: usize, len: usize| -> Option<i64> {
-        let digits = bytes.get(from..from + len)?;
-        digits.iter().try_fold(0_i64, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
-    };
-    if *bytes.get(4)? != b'-' || *bytes.get(7)? != b'-' {
-        return None;
-    }
-    let day = Day::from_civil(number(0, 4)? as i32, number(5, 2)? as u32, number(8, 2)? as u32)?;
-    let midnight = i128::from(day.0) * i128::from(DAY_NS);
-    if bytes.len() == 10 {
-        return i64::try_from(midnight).ok();
-    }
-    if !matches!(bytes[10], b'T' | b't' | b' ') || *bytes.get(13)? != b':' {
-        return None;
-    }
-    let (hour, minute) = (number(11, 2)?, number(14, 2)?);
-    let mut at = 16;
-    let mut second = 0;
-    let mut fraction_ns = 0;
-    if bytes.get(at) == Some(&b':') {
-        second = number(at + 1, 2)?;
-        at += 3;
-        if matches!(bytes.get(at), Some(b'.' | b',')) {
-            at += 1;
-            let from = at;
-            let mut scale = SECOND_NS / 10;
-            while let Some(digit) = bytes.get(at).filter(|b| b.is_ascii_digit()) {
-                fraction_ns += i64::from(digit - b'0') * scale;
-                scale /= 10;
+    let time = WallTime::parse_iso(text)?;
+    time.at_offset(time.offset_ns.unwrap_or(0))
+}
+
+/// A time as it was written: what a clock on the wall shows, and perhaps its offset from UTC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WallTime {
+    /// Nanoseconds since 1970 as the wall clock counts them; second 60 is already the following one.
+    pub wall_ns: i128,
+    /// Whether second 60 was written.
+    pub is_leap: bool,
+    /// Offset from UTC, if one was written.
+    pub offset_ns: Option<i64>,
+}
+
+impl WallTime {
+    /// Reads a text as [`parse_rfc3339`] does, but leaves open what a time without an offset means.
+    pub fn parse_iso(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let number = |from: usize, len: usize| -> Option<i64> {
+            let digits = bytes.get(from..from + len)?;
+            digits.iter().try_fold(0_i64, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
+        };
+        if *bytes.get(4)? != b'-' || *bytes.get(7)? != b'-' {
+            return None;
+        }
+        let day = Day::from_civil(number(0, 4)? as i32, number(5, 2)? as u32, number(8, 2)? as u32)?;
+        let midnight = i128::from(day.0) * i128::from(DAY_NS);
+        if bytes.len() == 10 {
+            return Some(Self { wall_ns: midnight, is_leap: false, offset_ns: None });
+        }
+        if !matches!(bytes[10], b'T' | b't' | b' ') || *bytes.get(13)? != b':' {
+            return None;
+        }
+        let (hour, minute) = (number(11, 2)?, number(14, 2)?);
+        let mut at = 16;
+        let mut second = 0;
+        let mut fraction_ns = 0;
+        if bytes.get(at) == Some(&b':') {
+            second = number(at + 1, 2)?;
+            at += 3;
+            if matches!(bytes.get(at), Some(b'.' | b',')) {
                 at += 1;
-            }
-            if at == from {
-                return None;
+                let from = at;
+                let mut scale = SECOND_NS / 10;
+                while let Some(digit) = bytes.get(at).filter(|b| b.is_ascii_digit()) {
+                    fraction_ns += i64::from(digit - b'0') * scale;
+                    scale /= 10;
+                    at += 1;
+                }
+                if at == from {
+                    return None;
+                }
             }
         }
-    }
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let offset_ns = match bytes.get(at) {
-        None => 0,
-        Some(b'Z' | b'z') if at + 1 == bytes.len() => 0,
-        Some(sign @ (b'+' | b'-')) => {
-            let hours = number(at + 1, 2)?;
-            let minutes = match bytes.len() - at {
-                3 => 0,
-                5 => number(at + 3, 2)?,
-                6 if bytes[at + 3] == b':' => number(at + 4, 2)?,
-                _ => return None,
-            };
-            if hours > 23 || minutes > 59 {
-                return None;
-            }
-            (if *sign == b'+' { 1 } else { -1 }) * (hours * HOUR_NS + minutes * MINUTE_NS)
+        if hour > 23 || minute > 59 || second > 60 {
+            return None;
         }
-        Some(_) => return None,
-    };
-    let time = midnight + i128::from(hour * HOUR_NS + minute * MINUTE_NS + second * SECOND_NS + fraction_ns)
-        - i128::from(offset_ns);
-    i64::try_from(time).ok()
+        let offset_ns = match bytes.get(at) {
+            None => None,
+            Some(b'Z' | b'z') if at + 1 == bytes.len() => Some(0),
+            Some(sign @ (b'+' | b'-')) => {
+                let hours = number(at + 1, 2)?;
+                let minutes = match bytes.len() - at {
+                    3 => 0,
+                    5 => number(at + 3, 2)?,
+                    6 if bytes[at + 3] == b':' => number(at + 4, 2)?,
+                    _ => return None,
+                };
+                if hours > 23 || minutes > 59 {
+                    return None;
+                }
+                Some((if *sign == b'+' { 1 } else { -1 }) * (hours * HOUR_NS + minutes * MINUTE_NS))
+            }
+            Some(_) => return None,
+        };
+        let in_day = hour * HOUR_NS + minute * MINUTE_NS + second * SECOND_NS + fraction_ns;
+        Some(Self { wall_ns: midnight + i128::from(in_day), is_leap: second == 60, offset_ns })
+    }
+
+    /// The moment at which a clock of this offset shows the time, Unix nanoseconds.
+    ///
+    /// `None` outside the range of an i64 of nanoseconds, and for a second 60 that no leap second can be: UTC inserts them
+    /// at the end of a month.
+    pub fn at_offset(self, offset_ns: i64) -> Option<i64> {
+        let time = i64::try_from(self.wall_ns - i128::from(offset_ns)).ok()?;
+        let after_month_end = || Day::of(time).civil().2 == 1 && time.rem_euclid(DAY_NS) < SECOND_NS;
+        (!self.is_leap || after_month_end()).then_some(time)
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +284,21 @@ mod tests {
             "2026-03-02X07:08",
         ] {
             assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
+    }
+
+    /// Second 60 is read where UTC may insert one, in any offset, and nowhere else.
+    #[test]
+    fn leap_seconds_are_the_second_after() {
+        let after = parse_rfc3339("2017-01-01T00:00:00Z");
+        for leap in ["2016-12-31T23:59:60Z", "2017-01-01T00:59:60+01:00", "2016-12-31 15:59:60-08"] {
+            assert_eq!(parse_rfc3339(leap), after, "{leap}");
+        }
+        assert_eq!(parse_rfc3339("2016-12-31T23:59:60.25Z"), parse_rfc3339("2017-01-01T00:00:00.25Z"));
+        for none in
+            ["2016-12-30T23:59:60Z", "2016-12-31T22:59:60Z", "2016-12-31T23:59:60+01:00", "2016-12-31T23:59:61Z"]
+        {
+            assert_eq!(parse_rfc3339(none), None, "{none}");
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod csv;
 pub(crate) mod dictionary;
 pub(crate) mod event;
 pub(crate) mod explain;
+pub(crate) mod flags;
 pub(crate) mod identity;
 pub(crate) mod json;
 pub(crate) mod ledger;
@@ -22,10 +23,10 @@ pub(crate) mod refusal;
 pub(crate) mod resume;
 pub(crate) mod scan;
 pub(crate) mod send;
+pub(crate) mod source;
 pub(crate) mod state;
 pub(crate) mod time_format;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,15 +41,16 @@ use crate::failure::{Doing as _, Failure, Outcome};
 use crate::output::{self, TextForm};
 use crate::tell::tell;
 use crate::units::{counted, readable, short};
-use csv::CsvOptions;
+use event::Place;
+use flags::TableArgs;
 use identity::{Identity, Stamp};
 use ledger::{Ledger, RejectsFile};
 use names::Names;
 use progress::{Progress, ProgressMode};
 use reader::{Format, Resume, Step};
 use send::Sender;
+use source::{BACK_TO_REFUSED, Source};
 use state::{Earlier, Header, StateFile};
-use time_format::TimeFormat;
 
 /// Steps between the reader and the lanes.
 const STEPS_WAITING: usize = 8;
@@ -63,6 +65,9 @@ Examples:
   tidegauge load --live --tenant acme replay.ndjson
   tidegauge load cpu.csv --tenant acme --metric cpu --dimension host=web-1
   tidegauge load sales.csv --tenant acme --time-column day --time-format %d.%m.%Y --value-column net --value-column gross
+  tidegauge load haus.csv.gz --tenant acme --time-column Zeit --time-format '%d.%m.%Y %H:%M' --time-zone Europe/Berlin \
+      --value-column Wert --decimal ,
+  tidegauge load long.tsv --tenant acme --metric-column metric --dimension host=host
   tidegauge load events.ndjson --rejects refused.ndjson
 
 A line of NDJSON is
@@ -77,7 +82,7 @@ Exit code: 0 if every line was taken, 1 if not, 2 for a wrong call.";
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
-    /// Files of events: NDJSON (one JSON event a line), or CSV (name ends in .csv, or --time-column is given)
+    /// Files of events: NDJSON (one JSON event a line) or tables, also packed with gzip or zstd
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Send as measurements of now instead of as history: for replaying a stream in its order
@@ -102,77 +107,12 @@ pub(crate) struct LoadArgs {
     #[arg(short, long, value_enum, default_value = "text", value_name = "FORM")]
     output: TextForm,
     #[command(flatten)]
-    csv: CsvArgs,
+    table: TableArgs,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
 
-/// Flags for CSV files.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "CSV")]
-struct CsvArgs {
-    /// Column of the event time [default: timestamp]
-    #[arg(long, value_name = "COLUMN")]
-    time_column: Option<String>,
-    /// iso, unix, unix_ms, unix_us, unix_ns or a strftime pattern
-    #[arg(long, value_name = "FORMAT", default_value = "iso")]
-    time_format: TimeFormat,
-    /// Column of the value; several give several events a row [default: value]
-    #[arg(long, value_name = "COLUMN")]
-    value_column: Vec<String>,
-    /// Metric of the events [default: the value column's name]
-    #[arg(long, value_name = "NAME")]
-    metric: Option<String>,
-    /// Dimension from a column (k=column) or fixed (k=text); k=column:… and k=value:… where it is unclear
-    #[arg(long, value_name = "K=V")]
-    dimension: Vec<String>,
-    /// Event type of the events
-    #[arg(long, value_name = "TYPE", default_value = "measurement")]
-    event_type: String,
-    /// Name of the emitter
-    #[arg(long, value_name = "NAME", default_value = "")]
-    source: String,
-    /// Between two fields
-    #[arg(long, value_name = "CHARACTER", default_value = ",")]
-    delimiter: char,
-}
-
 impl LoadArgs {
-    fn format(&self, file: &Path) -> Outcome<Format> {
-        let by_name = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let tenant = self.connect.tenant()?.map(str::to_owned);
-        if !by_name && self.csv.time_column.is_none() {
-            return Ok(Format::Ndjson { tenant });
-        }
-        let csv = &self.csv;
-        let dimension = |text: &String| match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Failure::usage(format!("--dimension {text:?} is not of the form key=value"))),
-        };
-        let value_columns = match &csv.value_column[..] {
-            [] => vec!["value".to_owned()],
-            columns => columns.to_vec(),
-        };
-        if value_columns.len() > 1 && csv.metric.is_some() {
-            return Err(Failure::usage("--metric names one metric, but there are several value columns")
-                .hint("leave --metric out: each value column's name becomes a metric"));
-        }
-        if !csv.delimiter.is_ascii() || csv.delimiter == '"' {
-            return Err(Failure::usage(format!("--delimiter {:?} is no ASCII character, or the quote", csv.delimiter)));
-        }
-        Ok(Format::Csv(CsvOptions {
-            time_column: csv.time_column.clone().unwrap_or_else(|| "timestamp".to_owned()),
-            time_format: csv.time_format.clone(),
-            value_columns,
-            metric: csv.metric.clone(),
-            dimensions: csv.dimension.iter().map(dimension).collect::<Outcome<_>>()?,
-            tenant: tenant.ok_or_else(|| Failure::usage("a CSV file names no tenants: choose one with --tenant"))?,
-            event_type: csv.event_type.clone(),
-            source: csv.source.clone(),
-            delimiter: csv.delimiter as u8,
-        }))
-    }
-
     fn state_path(&self, file: &Path) -> PathBuf {
         self.state.clone().unwrap_or_else(|| {
             let mut name = file.as_os_str().to_owned();
@@ -190,15 +130,19 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
     if args.files.len() > 1 && (args.state.is_some() || args.rejects.is_some()) {
         return Err(Failure::usage("--state and --rejects are for one file, but several were given"));
     }
-    let formats = args.files.iter().map(|file| args.format(file)).collect::<Outcome<Vec<_>>>()?;
+    let tenant = args.connect.tenant()?;
+    let mut tables = Vec::new();
     for file in &args.files {
         must_be_loadable(file)?;
         must_be_apart(file, args.rejects.as_deref(), &args.state_path(file))?;
+        let mut format = args.table.format(file, tenant)?;
+        let above = reader::settle(file, &mut format)?;
+        tables.push((format, above));
     }
     let client = args.connect.connect().await?;
     let mut refused = false;
-    for (file, format) in args.files.iter().zip(formats) {
-        refused |= !load_file(&args, &client, file, format).await?;
+    for (file, (format, above)) in args.files.iter().zip(tables) {
+        refused |= !load_file(&args, &client, file, format, above).await?;
     }
     if refused && !args.allow_rejects {
         return Err(Failure::new("not every line was taken")
@@ -209,9 +153,9 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
 
 /// First bytes of files that are not lines of text, and what to say about them.
 const NOT_LINES: [(&[u8], &str, &str); 5] = [
-    (b"\x1F\x8B", "compressed with gzip", "gunzip it first"),
-    (b"\x28\xB5\x2F\xFD", "compressed with zstd", "decompress it first with zstd -d"),
-    (b"BZh", "compressed with bzip2", "bunzip2 it first"),
+    (b"\x1F\x8B", "packed twice, with gzip inside", "unpack it once first"),
+    (b"\x28\xB5\x2F\xFD", "packed twice, with zstd inside", "unpack it once first"),
+    (b"BZh", "compressed with bzip2", "bunzip2 it first, or compress it with gzip or zstd"),
     (b"PK\x03\x04", "a zip archive", "unzip it first"),
     (b"PAR1", "Parquet", "write it as NDJSON or CSV first, with DuckDB for example"),
 ];
@@ -233,7 +177,7 @@ fn must_be_loadable(file: &Path) -> Outcome {
         return Err(named("is no regular file").hint(as_lines));
     }
     let mut first = Vec::new();
-    File::open(file).and_then(|opened| opened.take(8).read_to_end(&mut first)).doing(file.display())?;
+    Source::open(file, 0).and_then(|source| source.take(8).read_to_end(&mut first)).doing(file.display())?;
     match NOT_LINES.into_iter().find(|(magic, ..)| first.starts_with(magic)) {
         Some((_, what, advice)) => Err(named(&format!("is {what}")).hint(advice)),
         None => Ok(()),
@@ -258,12 +202,17 @@ fn must_be_apart(file: &Path, rejects: Option<&Path>, state: &Path) -> Outcome {
 }
 
 /// Loads a file; whether every line was taken.
-async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format) -> Outcome<bool> {
+async fn load_file(
+    args: &LoadArgs,
+    client: &Client,
+    file: &Path,
+    format: Format,
+    above: Option<Place>,
+) -> Outcome<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let start_ns = clock.monotonic_ns();
-    let above = reader::header_place(file, &format)?;
     let stamp = Stamp::of(file)?;
-    let identity = identify(file, &format, &stamp).await?;
+    let (identity, bytes) = identify(file, &format, &stamp).await?;
     let header = Header::new(file, &identity, &format, &args.connect.endpoint);
     let state_path = args.state_path(file);
 
@@ -282,14 +231,14 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
     };
 
     let rejects = args.rejects.as_deref().map(|path| RejectsFile::open(path, done.rejects.bytes, above)).transpose()?;
-    let progress = Progress::new(args.progress, identity.bytes, done.resume.offset, start_ns, Arc::clone(&clock));
-    let source = File::open(file).doing(file.display())?;
+    let progress = Progress::new(args.progress, bytes, done.resume.offset, start_ns, Arc::clone(&clock));
+    let source = Source::open(file, BACK_TO_REFUSED).doing(file.display())?;
     let (resume, durable) = (done.resume.clone(), done.sequences.clone());
     let mut ledger = Ledger::new(source, state, rejects, done, progress);
 
     let (reports_in, mut reports) = mpsc::channel(REPORTS_WAITING);
     let (steps_in, steps) = mpsc::channel(STEPS_WAITING);
-    let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), identity.bytes, steps_in);
+    let reading = read_aside(file.to_owned(), format.clone(), resume.clone(), bytes, steps_in);
     let mode = if args.live { Mode::Live } else { Mode::Backfill };
     let names = Names::of_format(&format);
     let sender = Sender { client: client.clone(), identity, mode, names, durable, reports: reports_in };
@@ -310,26 +259,32 @@ async fn load_file(args: &LoadArgs, client: &Client, file: &Path, format: Format
 
     let mut unsent = 0;
     if !ledger.refused_tenants.is_empty() {
-        unsent = keep_unsent(file, &format, &resume, stamp.bytes, &mut ledger)?;
+        unsent = keep_unsent(file, &format, &resume, bytes, &mut ledger)?;
     }
     let mends = (!args.allow_rejects).then_some(&header);
     summary(file, ledger, mends, unsent, args.output)
 }
 
-/// Reads a file for its identity, on a thread of its own.
-async fn identify(file: &Path, format: &Format, stamp: &Stamp) -> Outcome<Identity> {
+/// Reads a file for its identity and for the length of its content, on a thread of its own.
+async fn identify(file: &Path, format: &Format, stamp: &Stamp) -> Outcome<(Identity, u64)> {
     /// From here on somebody may wonder what takes so long.
     const LARGE_BYTES: u64 = 4 << 30;
     if stamp.bytes >= LARGE_BYTES {
         tell(format_args!("{}: reading it once, to know it again", file.display()));
     }
     let (path, format) = (file.to_owned(), format.clone());
-    let identity = tokio::task::spawn_blocking(move || Identity::of(&path, &format)).await.doing(file.display())??;
+    let read = move || -> Outcome<(Identity, u64)> {
+        let identity = Identity::of(&path, &format)?;
+        let hint = "nothing of it was sent: get it whole, and load it again";
+        let bytes = Source::measure(&path).doing(path.display()).map_err(|failure| failure.or_hint(hint))?;
+        Ok((identity, bytes))
+    };
+    let read = tokio::task::spawn_blocking(read).await.doing(file.display())??;
     if !stamp.holds(file)? {
         return Err(Failure::new(format!("{}: it is being written to", file.display()))
             .hint("load it when it is complete; what is sent as it comes is for `tidegauge emit`"));
     }
-    Ok(identity)
+    Ok(read)
 }
 
 /// Why a load does not count as complete whose file was written to meanwhile.
@@ -384,7 +339,7 @@ fn keep_unsent(file: &Path, format: &Format, from: &Resume, bytes: u64, ledger: 
 
 fn summary(file: &Path, ledger: Ledger, header: Option<&Header>, unsent: u64, form: TextForm) -> Outcome<bool> {
     let (accepted, rejected, unreadable) = (ledger.accepted, ledger.rejected, ledger.unreadable.lines);
-    let known_before = ledger.known_before;
+    let (known_before, empty_cells) = (ledger.known_before, ledger.empty_cells);
     let refused: Vec<&str> = ledger.refused_tenants.keys().map(|tenant| &**tenant).collect();
     let refused_tenants = ledger.refused_tenants.iter().map(
         |(tenant, failure)| json!({"tenant_id": &**tenant, "reason": failure.reason(), "message": failure.message()}),
@@ -409,6 +364,7 @@ fn summary(file: &Path, ledger: Ledger, header: Option<&Header>, unsent: u64, fo
             "accepted": accepted,
             "loaded_before": known_before,
             "lines_without_event": unreadable,
+            "empty_cells": empty_cells,
             "refused": rejected,
             "not_sent": unsent,
             "refused_tenants": refused_tenants,
@@ -424,6 +380,9 @@ fn summary(file: &Path, ledger: Ledger, header: Option<&Header>, unsent: u64, fo
     }
     if unreadable > 0 {
         parts.push(format!("{} without an event", counted(unreadable, "line")));
+    }
+    if empty_cells > 0 {
+        parts.push(format!("{} without a measurement", counted(empty_cells, "empty cell")));
     }
     if rejected > 0 {
         parts.push(format!("{} refused", counted(rejected, "event")));
@@ -472,9 +431,11 @@ mod tests {
             must_be_loadable(&good).unwrap();
         }
         let gzip = write("a.ndjson.gz", b"\x1F\x8B\x08\x00");
+        let twice = zstd::stream::encode_all(&b"\x1F\x8B\x08\x00"[..], 1).unwrap();
         let (missing, pipe) = (folder.path().join("nope.ndjson"), PathBuf::from("/dev/null"));
         let cases = [
-            (gzip, "gunzip"),
+            (gzip, "breaks off"),
+            (write("twice.ndjson.zst", &twice), "packed twice"),
             (write("a.parquet", b"PAR1\x15\x04"), "Parquet"),
             (folder.path().to_owned(), "directory"),
             (pipe, "tidegauge emit"),

@@ -1,6 +1,5 @@
 //! The first half of reading NDJSON: lines scanned into blocks, which another thread cuts into chunks.
 
-use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -8,6 +7,7 @@ use super::event::Place;
 use super::lines::{Line, Lines};
 use super::ndjson;
 use super::scan::{Scanned, Scanner, Span};
+use super::source::Source;
 
 /// Bytes of a block, from which on it is handed over: small enough for the cache of a core.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -49,7 +49,7 @@ pub(crate) struct Block {
 ///
 /// # Errors
 /// The file's.
-pub(crate) fn scan(mut lines: Lines<File>, scanned: &SyncSender<Block>, unused: &Receiver<Block>) -> io::Result<()> {
+pub(crate) fn scan(mut lines: Lines<Source>, scanned: &SyncSender<Block>, unused: &Receiver<Block>) -> io::Result<()> {
     let mut scanner = Scanner::default();
     let mut block = Block::default();
     while let Some((place, line)) = lines.next()? {
@@ -118,7 +118,7 @@ mod tests {
 
         let (scanned, blocks) = mpsc::sync_channel(1_000);
         let (_used, unused) = mpsc::sync_channel(1);
-        scan(Lines::new(file, 0, 0, u64::MAX), &scanned, &unused).unwrap();
+        scan(Lines::new(Source::Plain(file), 0, 0, u64::MAX), &scanned, &unused).unwrap();
         drop(scanned);
         let blocks: Vec<Block> = blocks.into_iter().collect();
         assert!(blocks.len() > 2, "{}", blocks.len());

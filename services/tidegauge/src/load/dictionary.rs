@@ -144,7 +144,8 @@ impl Texts {
     }
 }
 
-/// The dictionary of dimension sets. The text of a JSON object stands for its set, so that most objects are not read.
+/// The dictionary of dimension sets. The text of a JSON object, or of a row's cells, stands for its set, so that most of them
+/// are not read.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
     by_text: TextMap<u32>,
@@ -161,6 +162,7 @@ impl Sets {
         let text = match dimensions {
             RawDimensions::Json(text) => *text,
             RawDimensions::Absent => "",
+            RawDimensions::Cells(cells) => cells.text,
             RawDimensions::Pairs(_) => return self.find(dimensions.pairs()),
         };
         if let Some(id) = self.by_text.get(text) {

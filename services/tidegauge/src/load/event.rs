@@ -21,8 +21,21 @@ pub(crate) enum RawDimensions<'a> {
     /// A JSON object of strings without escapes, as it stands in the line: the same text is the same set, so that it is
     /// read only once.
     Json(&'a str),
+    /// Cells of a table's row, and constants.
+    Cells(Cells<'a>),
     /// Pairs in any order.
     Pairs(Vec<(Cow<'a, str>, Cow<'a, str>)>),
+}
+
+/// Dimensions from the cells of a row.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Cells<'a> {
+    /// The cells as one text: the same text is the same set, so that it is made only once.
+    pub(crate) text: &'a str,
+    /// Key, and a column or a constant.
+    pub(crate) columns: &'a [(&'a str, Result<usize, &'a str>)],
+    /// All cells of the row.
+    pub(crate) fields: &'a [Cow<'a, str>],
 }
 
 impl RawDimensions<'_> {
@@ -31,6 +44,13 @@ impl RawDimensions<'_> {
         match self {
             Self::Absent => Vec::new(),
             Self::Json(text) => quoted(text),
+            Self::Cells(Cells { columns, fields, .. }) => {
+                let value = |from: &Result<usize, &str>| match from {
+                    Ok(column) => fields[*column].as_ref().to_owned(),
+                    Err(text) => (*text).to_owned(),
+                };
+                columns.iter().map(|(key, from)| ((*key).to_owned(), value(from))).collect()
+            }
             Self::Pairs(pairs) => pairs.iter().map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned())).collect(),
         }
     }

@@ -158,7 +158,7 @@ fn mapping(format: &Format) -> String {
     match format {
         // Whether one tenant or all are wanted changes no tenant's chunks.
         Format::Ndjson { .. } => "ndjson".to_owned(),
-        Format::Csv(options) => format!("{options:?}"),
+        Format::Csv(options) => options.mapping(),
     }
 }
 

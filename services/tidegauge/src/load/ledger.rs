@@ -11,6 +11,7 @@ use tidegauge_client::ClientError;
 use super::event::Place;
 use super::progress::Progress;
 use super::reader::{Resume, copy_text};
+use super::source::Source;
 use super::state::{Done, Entry, Header, Rejects, StateFile};
 use crate::failure::{Doing as _, Failure, Outcome};
 
@@ -96,7 +97,7 @@ impl RejectsFile {
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn copy(&mut self, source: &mut File, place: Place) -> std::io::Result<()> {
+    pub(crate) fn copy(&mut self, source: &mut Source, place: Place) -> std::io::Result<()> {
         let header = self.header.filter(|_| self.bytes == 0);
         for place in header.into_iter().chain([place]) {
             let copied = copy_text(source, place, &mut self.out)?;
@@ -119,7 +120,7 @@ impl RejectsFile {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     /// The file, for the text of refused lines.
-    source: File,
+    source: Source,
     state: StateFile,
     rejects_file: Option<RejectsFile>,
     progress: Progress,
@@ -131,6 +132,8 @@ pub(crate) struct Ledger {
     pub(crate) rejected: u64,
     /// Lines that hold no event, earlier runs included.
     pub(crate) unreadable: Rejects,
+    /// Cells of a table that hold no measurement, earlier runs included.
+    pub(crate) empty_cells: u64,
     /// Tenants that the server did not take, with what it said.
     pub(crate) refused_tenants: BTreeMap<Arc<str>, Failure>,
     /// Last durable chunk by tenant.
@@ -146,7 +149,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An account that continues an earlier one.
     pub(crate) fn new(
-        source: File,
+        source: Source,
         state: StateFile,
         rejects_file: Option<RejectsFile>,
         done: Done,
@@ -161,6 +164,7 @@ impl Ledger {
             known_before: 0,
             rejected: done.rejected,
             unreadable: done.rejects,
+            empty_cells: done.resume.empty_cells,
             refused_tenants: BTreeMap::new(),
             sequences: done.sequences,
             segments: VecDeque::new(),
@@ -190,7 +194,10 @@ impl Ledger {
         for report in reports {
             match report {
                 Report::Bad { place, reason } => self.bad(place, &reason)?,
-                Report::Segment(resume) => self.segments.push_back(resume),
+                Report::Segment(resume) => {
+                    self.empty_cells = resume.empty_cells;
+                    self.segments.push_back(resume);
+                }
                 Report::Passed { line_bytes } => self.progress.done(line_bytes, 0),
                 Report::Refused { tenant, failure } => self.refuse_tenant(tenant, failure),
                 Report::Waiting { tenant, error } => self.waiting(&tenant, &error),
@@ -357,7 +364,7 @@ mod tests {
                 RejectsFile::open(&self.folder.path().join("rejects"), done.rejects.bytes, self.above).unwrap();
             let clock = Arc::new(ManualClock::at(0));
             let progress = Progress::new(ProgressMode::None, TEXT.len() as u64, done.resume.offset, 0, clock);
-            let source = File::open(self.folder.path().join("source")).unwrap();
+            let source = Source::open(&self.folder.path().join("source"), 0).unwrap();
             (Ledger::new(source, state, Some(rejects), done.clone(), progress), done)
         }
 
@@ -380,7 +387,7 @@ mod tests {
 
     fn segment(chunks: &[(&str, u64)]) -> Report {
         let chunks = chunks.iter().map(|(tenant, count)| ((*tenant).to_owned(), *count)).collect();
-        Report::Segment(Resume { offset: 20, line: 4, chunks })
+        Report::Segment(Resume { offset: 20, line: 4, chunks, empty_cells: 0 })
     }
 
     /// However a load is cut off, every refused line stands among the rejects once: what was written after the last

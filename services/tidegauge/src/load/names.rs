@@ -1,7 +1,7 @@
 //! What the fields of an event are called where the user wrote them: a refusal names a member of the JSON, a column or a
 //! flag, whoever refuses.
 
-use super::csv::CsvOptions;
+use super::csv::{CsvOptions, Metric};
 use super::reader::Format;
 use super::refusal::Refusal;
 
@@ -48,14 +48,18 @@ fn csv(options: &CsvOptions, field: &str) -> String {
     if let Some((key, value)) = dimension.and_then(|key| options.dimensions.iter().find(|(known, _)| known == key)) {
         return format!("--dimension {key}={value}");
     }
-    match (field, &options.value_columns[..], &options.metric) {
+    match (field, &options.value_columns[..], &options.tenant_column) {
         ("timestamp", ..) => format!("column {}", options.time_column),
         ("metric_value", [column], _) => format!("column {column}"),
+        ("tenant_id", _, Some(column)) => format!("column {column}"),
         ("tenant_id", ..) => "--tenant".to_owned(),
         ("event_type", ..) => "--event-type".to_owned(),
         ("source", ..) => "--source".to_owned(),
-        ("metric_name", _, Some(_)) => "--metric".to_owned(),
-        ("metric_name", _, None) => "the name of the value column".to_owned(),
+        ("metric_name", ..) => match &options.metric {
+            Metric::Column(column) => format!("column {column}"),
+            Metric::Unclear(_) | Metric::Name(_) => "the name of the metric".to_owned(),
+            Metric::ValueColumn => "the name of the value column".to_owned(),
+        },
         ("dimensions", ..) => "--dimension".to_owned(),
         (other, ..) => other.to_owned(),
     }
@@ -63,7 +67,6 @@ fn csv(options: &CsvOptions, field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::time_format::TimeFormat;
     use super::*;
 
     /// Fields are named as they were written.
@@ -71,14 +74,9 @@ mod tests {
     fn fields_are_named_as_they_were_written() {
         let options = CsvOptions {
             time_column: "when".to_owned(),
-            time_format: TimeFormat::Iso,
             value_columns: vec!["cpu".to_owned()],
-            metric: None,
             dimensions: vec![("host".to_owned(), "column:machine".to_owned())],
-            tenant: "t".to_owned(),
-            event_type: "e".to_owned(),
-            source: String::new(),
-            delimiter: b',',
+            ..CsvOptions::of_tenant("t")
         };
         let csv = Names::of_format(&Format::Csv(options));
         for (field, in_json, in_csv) in [
@@ -93,5 +91,12 @@ mod tests {
         ] {
             assert_eq!((Names::Json.of(field).as_str(), csv.of(field).as_str()), (in_json, in_csv));
         }
+        let long = CsvOptions {
+            metric: Metric::Column("series".to_owned()),
+            tenant_column: Some("customer".to_owned()),
+            ..CsvOptions::of_tenant("t")
+        };
+        let long = Names::of_format(&Format::Csv(long));
+        assert_eq!([long.of("metric_name"), long.of("tenant_id")], ["column series", "column customer"]);
     }
 }

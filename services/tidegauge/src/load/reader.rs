@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek as _, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -11,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{self, Content};
 use super::chunk::{Chunk, Chunker};
-use super::csv::{self, CsvOptions, CsvPlan};
+use super::csv::{self, CsvOptions, CsvPlan, Row};
 use super::event::{Place, RawEvent};
 use super::json;
 use super::lines::Lines;
 use super::names::Names;
 use super::refusal::{Refusal, shown};
 use super::scan::TimeCache;
+use super::source::{BACK_IN_ORDER, Source};
 use crate::failure::{Doing as _, Failure, Outcome};
 
 /// Scanned blocks between the two threads.
@@ -44,6 +44,9 @@ pub(crate) struct Resume {
     pub(crate) line: u64,
     /// Chunks before it, by tenant.
     pub(crate) chunks: BTreeMap<String, u64>,
+    /// Cells of a table before it that hold no measurement.
+    #[serde(default)]
+    pub(crate) empty_cells: u64,
 }
 
 /// What reading gives, in order of the file.
@@ -66,7 +69,7 @@ pub(crate) enum Step {
 pub(crate) trait Sink: FnMut(Step) -> bool {}
 impl<F: FnMut(Step) -> bool> Sink for F {}
 
-/// Reads the first `bytes` of a file from a resume point on: what is added to it meanwhile is not of this load.
+/// Reads the first `bytes` of a file's content from a resume point on: what is added to it meanwhile is not of this load.
 /// `described` gets what a CSV header was understood as.
 ///
 /// # Errors
@@ -79,7 +82,7 @@ pub(crate) fn read(
     described: impl FnOnce(String),
     sink: impl Sink,
 ) -> Outcome {
-    let mut file = File::open(path).doing(path.display())?;
+    let mut file = Source::open(path, BACK_IN_ORDER).doing(path.display())?;
     match format {
         Format::Ndjson { tenant } => {
             file.seek(SeekFrom::Start(from.offset)).doing(path.display())?;
@@ -95,41 +98,64 @@ pub(crate) fn read(
             };
             file.seek(SeekFrom::Start(offset)).doing(path.display())?;
             let lines = Lines::new(file, offset, start.line, bytes);
-            Reader::new(&start, None, Names::of_format(format), sink).csv(lines, &plan).doing(path.display())
+            let only = options.only().map(str::to_owned);
+            Reader::new(&start, only, Names::of_format(format), sink).csv(lines, &plan).doing(path.display())
         }
     }
 }
 
-/// Where the header of a table stands, which must have the columns asked for.
+/// Where the header of a table stands, which must have the columns asked for; afterwards the format says what the file says.
 ///
 /// # Errors
 /// I/O errors, a header that cannot be read, and the column that is not there.
-pub(crate) fn header_place(path: &Path, format: &Format) -> Outcome<Option<Place>> {
+pub(crate) fn settle(path: &Path, format: &mut Format) -> Outcome<Option<Place>> {
     let Format::Csv(options) = format else { return Ok(None) };
-    let mut file = File::open(path).doing(path.display())?;
-    planned(path, &mut file, options).map(|(header, _)| Some(header.place))
+    let mut file = Source::open(path, BACK_IN_ORDER).doing(path.display())?;
+    let (header, _) = planned(path, &mut file, options)?;
+    options.settle(header.delimiter);
+    Ok(Some(header.place))
 }
 
-fn planned<'o>(path: &Path, file: &mut File, options: &'o CsvOptions) -> Outcome<(Header, CsvPlan<'o>)> {
+fn planned<'o>(path: &Path, file: &mut Source, options: &'o CsvOptions) -> Outcome<(Header, CsvPlan<'o>)> {
     let header = header(file, options).map_err(|e| e.context(path.display()))?;
-    let plan = CsvPlan::new(options, &header.names).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+    let plan = CsvPlan::new(options, &header.names, header.delimiter);
+    let plan = plan.map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
     Ok((header, plan))
 }
 
-/// The first record of a CSV file.
+/// The first record of a CSV file, with the line before it that names the delimiter, if there is one.
 struct Header {
     place: Place,
     names: Vec<Cow<'static, str>>,
+    delimiter: u8,
     /// Offset of what follows it.
     offset: u64,
     /// Lines it takes.
     lines: u64,
 }
 
-fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
+fn header(file: &mut Source, options: &CsvOptions) -> Outcome<Header> {
     let mut lines = Lines::new(file, 0, 0, u64::MAX);
+    let first = header_record(&mut lines)?;
+    let told = csv::told_delimiter(&first.1);
+    let delimiter = options.delimiter(told).map_err(Failure::usage)?;
+    let (place, text) = match told {
+        None => first,
+        Some(_) => {
+            let (place, text) = header_record(&mut lines)?;
+            let bytes = place.offset + u64::from(place.bytes) - first.0.offset;
+            (Place { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), ..first.0 }, text)
+        }
+    };
+    let mut fields = Vec::new();
+    csv::split(&text, delimiter, &mut fields).map_err(Failure::new)?;
+    let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
+    Ok(Header { place, names, delimiter, offset: lines.offset(), lines: lines.line() })
+}
+
+fn header_record(lines: &mut Lines<impl Read + Seek>) -> Outcome<(Place, String)> {
     let mut record = Vec::new();
-    let read = csv::next_record(&mut lines, &mut record).doing("header")?;
+    let read = csv::next_record(lines, &mut record).doing("header")?;
     let Some(csv::Record { place, refusal, .. }) = read else {
         return Err(Failure::new("the file is empty, a header was expected"));
     };
@@ -139,10 +165,7 @@ fn header(file: &mut File, options: &CsvOptions) -> Outcome<Header> {
     let text = String::from_utf8(record).map_err(|error| {
         Failure::new(format!("the header is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
     })?;
-    let mut fields = Vec::new();
-    csv::split(&text, options.delimiter, &mut fields).map_err(Failure::new)?;
-    let names = fields.into_iter().map(|name| Cow::Owned(name.trim().to_owned())).collect();
-    Ok(Header { place, names, offset: lines.offset(), lines: lines.line() })
+    Ok((place, text))
 }
 
 struct Reader<F> {
@@ -150,17 +173,18 @@ struct Reader<F> {
     /// Other tenants' events take part in the cutting, so that a tenant's chunks are always the same, and go no further.
     only: Option<String>,
     names: Names,
+    empty_cells: u64,
     sink: F,
 }
 
 impl<F: Sink> Reader<F> {
     fn new(from: &Resume, only: Option<String>, names: Names, sink: F) -> Self {
         let chunks = from.chunks.iter().map(|(tenant, count)| (tenant.as_str(), *count));
-        Self { chunker: Chunker::after(from.line, chunks), only, names, sink }
+        Self { chunker: Chunker::after(from.line, chunks), only, names, empty_cells: from.empty_cells, sink }
     }
 
     /// Scans on a thread of its own and cuts on this one: about half of the work each.
-    fn ndjson(mut self, lines: Lines<File>) -> std::io::Result<()> {
+    fn ndjson(mut self, lines: Lines<Source>) -> std::io::Result<()> {
         let (mut line, mut offset) = (lines.line(), lines.offset());
         std::thread::scope(|scope| {
             let (scanned, blocks) = mpsc::sync_channel(BLOCKS_WAITING);
@@ -215,13 +239,13 @@ impl<F: Sink> Reader<F> {
         self.refused(Refusal::new("tenant_id", "TENANT_MISMATCH", problem))
     }
 
-    fn csv(mut self, mut lines: Lines<File>, plan: &CsvPlan<'_>) -> std::io::Result<()> {
-        let mut text = Vec::new();
+    fn csv(mut self, mut lines: Lines<Source>, plan: &CsvPlan<'_>) -> std::io::Result<()> {
+        let (mut text, mut row, mut unused) = (Vec::new(), Row::default(), Vec::new());
         while let Some(mut record) = csv::next_record(&mut lines, &mut text)? {
             if record.refusal.is_none() && text.is_empty() {
                 continue;
             }
-            let mut fields = Vec::new();
+            let mut fields = emptied(unused);
             let split = match record.refusal.take() {
                 Some(refusal) => Err(refusal),
                 None => match std::str::from_utf8(&text) {
@@ -237,31 +261,38 @@ impl<F: Sink> Reader<F> {
                 },
             };
             let place = record.place;
-            let goes_on = match split.and_then(|()| self.row(plan, &fields)) {
+            let goes_on = match split.and_then(|()| self.read_row(plan, &fields, &mut row)) {
                 Err(reason) => (self.sink)(Step::Bad { place, reason }),
-                Ok(events) => events.iter().all(|event| {
-                    let pushed = self.push(event, place);
-                    give(&mut self.sink, place, pushed)
-                }),
+                Ok(()) => {
+                    let mut is_taken = true;
+                    let goes_on = (0..row.events()).all(|at| {
+                        let pushed = self.push(&plan.event(&fields, &row, at), place);
+                        is_taken &= pushed.is_ok();
+                        give(&mut self.sink, place, pushed)
+                    });
+                    self.empty_cells += if is_taken { row.empty_cells } else { 0 };
+                    goes_on
+                }
             };
             if !goes_on || !self.end_segment(lines.line(), lines.offset(), false) {
                 return Ok(());
             }
+            unused = emptied(fields);
         }
         self.end_segment(lines.line(), lines.offset(), true);
         Ok(())
     }
 
-    /// The events of a record: all of them can be taken, or none is, because whoever mends the row loads it as a whole.
-    fn row<'a>(&mut self, plan: &'a CsvPlan<'_>, fields: &'a [Cow<'a, str>]) -> Result<Vec<RawEvent<'a>>, String> {
+    /// Reads a record: all of its events can be taken, or none is, because whoever mends the row loads it as a whole.
+    fn read_row(&mut self, plan: &CsvPlan<'_>, fields: &[Cow<'_, str>], row: &mut Row) -> Result<(), String> {
         plan.fits(fields)?;
-        let events = plan.events(fields)?.collect::<Result<Vec<_>, _>>()?;
-        if events.len() > 1 {
-            for event in &events {
-                self.chunker.check(event).map_err(|refusal| self.refused(refusal))?;
+        plan.read(fields, row)?;
+        if row.events() > 1 {
+            for at in 0..row.events() {
+                self.chunker.check(&plan.event(fields, row, at)).map_err(|refusal| self.refused(refusal))?;
             }
         }
-        Ok(events)
+        Ok(())
     }
 
     /// Cuts every open chunk where a segment ends: behind this line, before this offset.
@@ -277,7 +308,7 @@ impl<F: Sink> Reader<F> {
         }
         let counts = self.chunker.counts().filter(|(tenant, _)| is_wanted(tenant));
         let chunks = counts.map(|(tenant, count)| (tenant.to_owned(), count)).collect();
-        (self.sink)(Step::Segment(Resume { offset, line, chunks }))
+        (self.sink)(Step::Segment(Resume { offset, line, chunks, empty_cells: self.empty_cells }))
     }
 }
 
@@ -289,8 +320,72 @@ fn give(sink: &mut impl Sink, place: Place, pushed: Result<Option<Box<Chunk>>, S
     }
 }
 
+/// A list of fields with nothing in it, in the memory of another one.
+fn emptied<'a>(mut fields: Vec<Cow<'_, str>>) -> Vec<Cow<'a, str>> {
+    fields.clear();
+    fields.into_iter().map(|_| Cow::Borrowed("")).collect()
+}
+
 /// Copies the text of a place.
-pub(crate) fn copy_text(file: &mut File, place: Place, out: &mut impl std::io::Write) -> std::io::Result<u64> {
+pub(crate) fn copy_text(
+    file: &mut (impl Read + Seek),
+    place: Place,
+    out: &mut impl std::io::Write,
+) -> std::io::Result<u64> {
     file.seek(SeekFrom::Start(place.offset))?;
     std::io::copy(&mut file.take(u64::from(place.bytes)), out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn steps(path: &Path, format: &Format, from: &Resume, bytes: u64) -> Vec<Step> {
+        let mut steps = Vec::new();
+        read(path, format, from, bytes, drop, |step| {
+            steps.push(step);
+            true
+        })
+        .unwrap();
+        steps
+    }
+
+    /// From every place at which a load can start, the rest is what it was, also where the file is packed: offsets, lines,
+    /// chunks and the count of empty cells go on.
+    #[test]
+    fn a_packed_table_is_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut table = "host,value,other,timestamp\n".to_owned();
+        for row in 0..130_000 {
+            let value = if row % 3 == 0 { String::new() } else { row.to_string() };
+            let time = if row % 40_000 == 7 { "soon" } else { "2026-03-02" };
+            writeln!(table, "h{row},{value},,{time}").unwrap();
+        }
+        let dimensions = vec![("host".to_owned(), "host".to_owned())];
+        let options = CsvOptions { dimensions, ..CsvOptions::of_tenant("a") };
+        let packed = zstd::stream::encode_all(table.as_bytes(), 1).unwrap();
+        let mut read_as = Vec::new();
+        for (name, content) in [("plain", table.as_bytes()), ("packed", &packed)] {
+            let (path, mut format) = (folder.path().join(name), Format::Csv(options.clone()));
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(settle(&path, &mut format).unwrap(), Some(Place { line: 1, offset: 0, bytes: 26 }));
+            let bytes = Source::measure(&path).unwrap();
+            assert_eq!(bytes, table.len() as u64);
+            let all = steps(&path, &format, &Resume::default(), bytes);
+            let mut resumes = 0;
+            for (at, step) in all.iter().enumerate() {
+                if let Step::Segment(resume) = step {
+                    resumes += 1;
+                    assert!(all[at + 1..] == steps(&path, &format, resume, bytes) || at + 1 == all.len(), "{resume:?}");
+                }
+            }
+            assert!(resumes > 1, "one segment shows nothing");
+            let Some(Step::Segment(last)) = all.last() else { panic!("no end") };
+            assert_eq!((last.offset, last.line, last.empty_cells), (bytes, 130_001, 43_334 - 1), "of {resumes}");
+            read_as.push(all);
+        }
+        assert!(read_as[0] == read_as[1], "packing is not content");
+    }
 }

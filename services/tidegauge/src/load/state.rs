@@ -37,7 +37,7 @@ impl Header {
     pub(crate) fn new(file: &Path, identity: &Identity, format: &Format, endpoint: &str) -> Self {
         let only = match format {
             Format::Ndjson { tenant } => tenant.clone(),
-            Format::Csv(_) => None,
+            Format::Csv(options) => options.only().map(str::to_owned),
         };
         Self {
             format: FORMAT,
@@ -264,7 +264,7 @@ mod tests {
         };
         assert_eq!(read(&header), Earlier::Nothing);
         let chunk = |sequence| Entry::Chunk { tenant: "t".to_owned(), sequence, events: 10, rejected: 1 };
-        let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into() };
+        let resume = Resume { offset: 7, line: 2, chunks: [("t".to_owned(), 1)].into(), empty_cells: 0 };
         let mut state = StateFile::create(&path, &header, 0).unwrap();
         state.add(&[chunk(1), Entry::Resume { resume: resume.clone() }]).unwrap();
         state.add(&[chunk(2), Entry::Rejects { rejects: Rejects { bytes: 5, through_line: 9, lines: 1 } }]).unwrap();
