@@ -63,7 +63,7 @@ async fn dead_letters_do_not_expand() {
     publisher.publish(live(6, 1, vec![event("m", 1.0, now_ns())])).await.expect("a live event");
     for sequence in 1..=REQUESTS {
         let answer = publisher.publish(old(sequence)).await.expect("the contract allows it");
-        assert_eq!(answer.accepted, EVENTS);
+        assert_eq!(u64::from(answer.accepted), EVENTS);
     }
     let first = peak(&server);
     let data_dir = server.kill();

@@ -19,8 +19,7 @@ Examples:
   tidegauge status
   tidegauge status -o json
 
-What a shard holds of all tenants together is told to an admin's token; others see "
-    - ".
+Totals of a shard over all tenants are shown to admins only; other users see a dash.
 
 PENDING events are counted and not yet in the rows that SQL shows: loaded history and corrections of published windows,
 until the next cut (setting publish.interval).";

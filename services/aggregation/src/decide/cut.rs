@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegauge_core::hot::WindowRow;
-use tidegauge_core::time::{Hour, SECOND_NS};
+use tidegauge_core::time::{Day, Hour, SECOND_NS};
 use tidegauge_core::{Epoch, Key, MetricName, Ordinal, limits};
 
 use super::dead::retry_after_ns;
@@ -402,7 +402,7 @@ fn closed(key: &KeyState, window_ns: i64, end: i64) -> impl Iterator<Item = i64>
 /// taken whole where one fits, because each has an index object that is written with every epoch.
 fn take_hours(starts: impl Iterator<Item = i64>, most: usize) -> (usize, Option<i64>) {
     let (mut hours, mut last) = (0, None);
-    let mut day = None;
+    let mut day: Option<(Day, usize, i64)> = None;
     for start in starts {
         let hour = Hour::of(start);
         if last == Some(hour) {

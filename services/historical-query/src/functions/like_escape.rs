@@ -69,7 +69,7 @@ fn escaped_all(patterns: &ArrayRef, escape: Option<char>) -> Result<ArrayRef> {
 /// and `_` means itself.
 fn with_backslashes(pattern: &str, escape: Option<char>) -> Result<String> {
     let mut made = String::with_capacity(pattern.len());
-    let mut literally = |made: &mut String, c: char| {
+    let literally = |made: &mut String, c: char| {
         if matches!(c, '%' | '_' | '\\') {
             made.push('\\');
         }
