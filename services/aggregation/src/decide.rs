@@ -28,5 +28,6 @@ pub use cut::{ApplyFailure, ApplyJob, Outbox, OutputHour, OutputRow};
 pub use dead::{DeadBatch, DeadLetter, DeadReason};
 pub use key::{KeyState, KeySums};
 pub use persist::{RestoreError, keyspace};
+pub use push::HotKnown;
 pub use settings::Settings;
 pub use shard::{Decision, DecisionKind, Shard};

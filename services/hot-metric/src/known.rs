@@ -89,11 +89,11 @@ impl Known {
         tenants
     }
 
-    /// The versions of a shard's keys.
-    pub(crate) fn versions(&self, shard: ShardId, shards: u32) -> Vec<(Key, HotVersion)> {
+    /// What is held of a shard's keys.
+    pub(crate) fn of_shard(&self, shard: ShardId, shards: u32) -> Vec<(Key, KeyMeta)> {
         let keys = self.keys();
         let of_shard = keys.iter().filter(|(key, _)| key.shard(shards) == shard);
-        of_shard.map(|(key, meta)| (key.clone(), meta.version)).collect()
+        of_shard.map(|(key, meta)| (key.clone(), meta.clone())).collect()
     }
 
     /// The number of shards that a hello told: by another one, nothing is held.

@@ -341,10 +341,14 @@ impl Shard {
         }
     }
 
-    /// Whether a job may be applied although it was not announced in this session: it changes nothing in the lake, or
-    /// hot-metric, when it was met last, did not know the key, so that nobody reads it.
+    /// Whether a job may be applied although it was not announced in this session: it has nothing to write; hot-metric, when
+    /// it was met last, did not know the key, so that nobody reads it; or readers see the boundary that the job moves already,
+    /// so that all of it is in the lake. In the last case it must be: a boundary that readers have seen does not go back.
     pub fn needs_no_announcement(&self, job: &ApplyJob) -> bool {
-        job.hours.is_empty() || self.keys[job.index as usize].hot_known.is_none()
+        let key = &self.keys[job.index as usize];
+        let moves_to = key.outbox.as_ref().map(|outbox| outbox.through).filter(|through| *through > key.boundary);
+        job.hours.is_empty()
+            || key.hot_known.is_none_or(|known| moves_to.is_some_and(|through| known.boundary_ns >= through))
     }
 
     /// Whether an output should be tried again now. To be asked while no epoch is in flight.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tidegauge_core::{Key, MetricName, Ordinal};
+use tidegauge_core::{Key, MetricName};
 
 use super::counters::Counters;
 use super::cut::Outbox;
 use super::dedup::Producers;
+use super::push::HotKnown;
 use super::rows::{Part, Rows};
 use super::series::SeriesSet;
 
@@ -70,8 +71,8 @@ pub struct KeyState {
     pub(super) hot_queued: bool,
     /// Hot-metric has to be sent all windows.
     pub(super) hot_snapshot: bool,
-    /// Ordinal up to which hot-metric has the current values; `None` if it does not know the key.
-    pub(super) hot_known: Option<Ordinal>,
+    /// What hot-metric held of it when it was met last; `None` if it did not know the key.
+    pub(super) hot_known: Option<HotKnown>,
 }
 
 /// Sums of a key.

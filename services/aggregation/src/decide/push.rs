@@ -9,6 +9,15 @@ use super::key::KeyState;
 use super::rows::{HOT, Part};
 use super::shard::Shard;
 
+/// What hot-metric holds of a key when it is met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HotKnown {
+    /// Ordinal up to which it has the current values.
+    pub ordinal: Ordinal,
+    /// The boundary that readers see, Unix nanoseconds.
+    pub boundary_ns: i64,
+}
+
 impl Shard {
     /// Sets the lease generation, under which pushes are numbered.
     pub fn set_generation(&mut self, generation: u64) {
@@ -17,7 +26,7 @@ impl Shard {
     }
 
     /// Begins anew with a hot-metric that holds the given versions: every key will be sent whole.
-    pub fn restart_hot(&mut self, known: &HashMap<Key, Ordinal>) {
+    pub fn restart_hot(&mut self, known: &HashMap<Key, HotKnown>) {
         for index in 0..self.keys.len() {
             let key = &mut self.keys[index];
             key.hot_snapshot = true;
@@ -84,7 +93,7 @@ fn snapshot(key: &mut KeyState, version: HotVersion, window_ns: i64) -> KeyUpdat
     let mut currents = Vec::new();
     for series in &mut key.series.all {
         series.flags &= !HOT;
-        if series.count > 0 && key.hot_known.is_none_or(|known| series.ordinal > known) {
+        if series.count > 0 && key.hot_known.is_none_or(|known| series.ordinal > known.ordinal) {
             currents.push(current(series));
         }
     }

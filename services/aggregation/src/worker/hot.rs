@@ -61,10 +61,19 @@ pub(crate) struct Push {
 }
 
 /// What became of the stream.
+/// What hot-metric holds of a key.
+#[derive(Clone, Debug)]
+pub(crate) struct HotKey {
+    pub(crate) key: Key,
+    pub(crate) version: HotVersion,
+    /// The boundary that readers see.
+    pub(crate) boundary_ns: i64,
+}
+
 #[derive(Debug)]
 pub(crate) enum HotEvent {
     /// A new stream; what hot-metric holds.
-    Connected(u64, Vec<(Key, HotVersion)>),
+    Connected(u64, Vec<HotKey>),
     /// The push is durable.
     Acked(u64),
     /// The stream is gone; a new one is being opened.
@@ -165,7 +174,8 @@ async fn hold(
             Answer::Versions(part) => {
                 for held in part.versions {
                     let key = convert::key(&held.tenant_id, held.bucket).map_err(|e| End::Failed(e.to_string()))?;
-                    versions.push((key, convert::version_from_proto(held.version.as_ref())));
+                    let version = convert::version_from_proto(held.version.as_ref());
+                    versions.push(HotKey { key, version, boundary_ns: held.boundary_unix_nano });
                 }
                 if part.complete {
                     break;

@@ -112,17 +112,18 @@ async fn run(
 
     let known = state.known().await?;
     known.count_by(shards);
-    let versions = known.versions(ShardId(shard), shards);
+    let held = known.of_shard(ShardId(shard), shards);
     // Fencing that survives a restart: the store has seen a newer owner of the shard.
-    if versions.iter().any(|(_, version)| version.generation > generation) {
+    if held.iter().any(|(_, meta)| meta.version.generation > generation) {
         return Err(superseded(shard, generation));
     }
-    let versions: Vec<pb::KeyVersion> = versions
+    let versions: Vec<pb::KeyVersion> = held
         .into_iter()
-        .map(|(key, version)| pb::KeyVersion {
+        .map(|(key, meta)| pb::KeyVersion {
             tenant_id: key.tenant.as_str().to_owned(),
             bucket: key.bucket,
-            version: Some(version_to_proto(version)),
+            version: Some(version_to_proto(meta.version)),
+            boundary_unix_nano: meta.boundary_ns,
         })
         .collect();
     let answering = Answering { answers, replaced: &claim.replaced, hello };

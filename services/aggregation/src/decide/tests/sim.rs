@@ -12,7 +12,7 @@ use tidegauge_core::{Key, MetricName};
 use super::oracle::Oracle;
 use super::{T0, raw};
 use crate::decide::rows::NOTHING;
-use crate::decide::{ApplyFailure, ApplyJob, Settings, Shard};
+use crate::decide::{ApplyFailure, ApplyJob, HotKnown, Settings, Shard};
 
 type LakeRows = BTreeMap<(i64, MetricName), WindowRow>;
 
@@ -234,8 +234,9 @@ impl Sim {
         }
         self.finish(results);
         self.completed = self.prepared;
-        let known: HashMap<Key, u64> = self.hot.iter().map(|(k, hot)| (k.clone(), hot.meta.version.ordinal)).collect();
-        self.hot_target = known.values().copied().max().unwrap_or(0);
+        let held = |hot: &HotKey| HotKnown { ordinal: hot.meta.version.ordinal, boundary_ns: hot.meta.boundary_ns };
+        let known: HashMap<Key, HotKnown> = self.hot.iter().map(|(k, hot)| (k.clone(), held(hot))).collect();
+        self.hot_target = known.values().map(|known| known.ordinal).max().unwrap_or(0);
         self.shard.restart_hot(&known);
         self.check();
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use tidegauge_core::{Key, Ordinal};
+use tidegauge_core::Key;
 
 use super::super::SessionError;
-use super::super::hot::{HotEvent, Push};
+use super::super::hot::{HotEvent, HotKey, Push};
 use super::Session;
+use crate::decide::HotKnown;
 
 /// Values and windows of one push: coalescing does the rest.
 const ITEMS_PER_PUSH: usize = 20_000;
@@ -93,15 +94,18 @@ impl Session {
     pub(super) fn take_hot_event(&mut self, event: HotEvent) -> Result<(), SessionError> {
         match event {
             HotEvent::Connected(stream, versions) => {
-                let newest = versions.iter().map(|(_, version)| version.generation).max().unwrap_or(0);
+                let newest = versions.iter().map(|held| held.version.generation).max().unwrap_or(0);
                 let ours = self.lease.generation;
                 // Under our own generation only this very session has pushed.
                 if newest > ours || (newest == ours && !self.pushing.met) {
                     return Err(SessionError::HotAhead { hot: newest, ours });
                 }
-                let known: HashMap<Key, Ordinal> =
-                    versions.into_iter().map(|(key, version)| (key, version.ordinal)).collect();
-                let target = known.values().copied().max().unwrap_or(0);
+                let held = |held: HotKey| {
+                    let HotKey { key, version, boundary_ns } = held;
+                    (key, HotKnown { ordinal: version.ordinal, boundary_ns })
+                };
+                let known: HashMap<Key, HotKnown> = versions.into_iter().map(held).collect();
+                let target = known.values().map(|known| known.ordinal).max().unwrap_or(0);
                 self.shard.restart_hot(&known);
                 let snapshot_through = self.shard.hot_progress().0;
                 self.pushing =

@@ -133,6 +133,7 @@ fn versions(held: &Held, hello: &pb::ShardHello) -> pb::ShardVersions {
             tenant_id: key.tenant.as_str().to_owned(),
             bucket: key.bucket,
             version: Some(convert::version_to_proto(held.version)),
+            boundary_unix_nano: held.boundary_ns,
         });
     pb::ShardVersions { versions: versions.collect(), complete: true }
 }

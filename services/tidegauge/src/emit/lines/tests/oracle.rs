@@ -198,6 +198,9 @@ fn is_name(text: &str, bytes_max: usize, may_be_empty: bool) -> bool {
 /// `z`, `±HH`, `±HHMM`, `±HH:MM` or nothing.
 fn time(text: &str) -> Option<i64> {
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
+    if !text.is_ascii() {
+        return None;
+    }
     let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
     if !(digits(&date[..4]) && &date[4..5] == "-" && digits(&date[5..7]) && &date[7..8] == "-" && digits(&date[8..])) {
         return None;
