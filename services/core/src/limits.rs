@@ -121,13 +121,6 @@ pub const SQL_DEPTH_MAX: usize = 50;
 pub const PLANNING_STACK_BYTES: usize = 16 << 20;
 /// Wall time of one query.
 pub const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
-/// Time for which a reader may take nothing of a query's answer: its batches, snapshot and place belong to others then.
-pub const ANSWER_UNREAD_TIME_MAX: Duration = Duration::from_secs(60);
-/// Time that a query waits for its reader in all: the largest answer at about 10 Mbit/s.
-pub const ANSWER_READING_TIME_MAX: Duration = Duration::from_secs(600);
-/// Bytes of batches that wait for the reader of one answer, beyond a single batch that is larger. A tenant's queries that
-/// run at once bound what waits for it in all.
-pub const ANSWER_BUFFERED_BYTES_MAX: usize = 16 << 20;
 /// Memory of one query.
 pub const QUERY_MEMORY_BYTES: usize = 256 << 20;
 /// Bytes of lake objects that one query may read.

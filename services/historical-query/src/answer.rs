@@ -8,21 +8,22 @@ use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tidegauge_core::{ErrorKind, ServiceError};
 use tidegauge_proto::freshness::v1::Freshness;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admission::Permit;
 use crate::error::{Abort, of_engine};
 use crate::options::QueryOptions;
-use crate::shelf::{Filling, Parcel, Shelf};
 use crate::table::Execution;
 use crate::watch::Watch;
 use crate::width::bytes_of;
 
+/// Batches that are made ahead of the reader.
+const AHEAD: usize = 2;
 /// Objects that are opened before anything is sent: those of the newest hours, which change most.
 const OPENED_FIRST: usize = 128;
 /// Objects opened at once.
@@ -32,15 +33,16 @@ const OPENINGS: usize = 8;
 #[derive(Debug)]
 pub struct Answer {
     schema: SchemaRef,
+    execution: Arc<Execution>,
     running: Running,
+    first: Option<RecordBatch>,
 }
 
 /// The task that makes the batches.
 #[derive(Debug)]
 pub(crate) struct Running {
-    shelf: Arc<Shelf>,
-    /// Of the batch that the reader works on.
-    reading: Option<MemoryReservation>,
+    batches: mpsc::Receiver<RecordBatch>,
+    outcome: Option<oneshot::Receiver<Result<(), Abort>>>,
     /// Told when the answer is dropped: a call that works long does not end with its task.
     watch: Watch,
     _task: AbortOnDropHandle<()>,
@@ -62,8 +64,8 @@ pub(crate) struct Ready {
 }
 
 impl Running {
-    /// Starts the plan on the runtime of queries. The permit is given back when the last batch has been taken, or when the
-    /// reader has stopped for too long: what waits for readers is bounded by the queries that may run.
+    /// Starts the plan on the runtime of queries. The permit is given back when the plan has ended, not when its reader
+    /// has read: a reader that stops holds up nobody for longer than a query may take.
     pub(crate) fn start(
         runtime: &tokio::runtime::Handle,
         ready: Ready,
@@ -72,36 +74,44 @@ impl Running {
         watch: Watch,
         permit: Arc<Permit>,
     ) -> Self {
+        let (sender, batches) = mpsc::channel(AHEAD);
+        let (report, outcome) = oneshot::channel();
         let limits = Limits {
             rows_left: options.result_rows_max,
             bytes_left: options.result_bytes_max,
             rows_max: options.result_rows_max,
             bytes_max: options.result_bytes_max,
         };
-        let shelf = Shelf::new(Some(Arc::clone(&execution)), options.unread_time_max, options.reading_time_max);
-        let (filling, ends) = (Filling::new(Arc::clone(&shelf)), watch.clone());
+        let ends = watch.clone();
         let task = runtime.spawn(async move {
-            let done = match produce(ready, &execution, limits, &filling, &ends).await {
-                Ok(()) => filling.all_taken().await,
-                Err(abort) => Err(abort),
+            let work = produce(ready, &execution, limits, &sender);
+            let done = match tokio::time::timeout(ends.time_left(), work).await {
+                Ok(done) => done,
+                Err(_) => Err(ends.out_of_time()),
             };
-            filling.close(done);
-            drop(permit);
+            // First the report, then the end of the batches: the reader asks in this order.
+            let _ = report.send(done);
+            drop((sender, permit));
         });
-        Self { shelf, reading: None, watch, _task: AbortOnDropHandle::new(task) }
-    }
-
-    /// Waits until there is a batch to take, or the end of a query without batches.
-    pub(crate) async fn first(&mut self) -> Result<(), Abort> {
-        self.shelf.first().await
+        Self { batches, outcome: Some(outcome), watch, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The next batch; `None` at the end.
-    async fn next(&mut self) -> Result<Option<RecordBatch>, Abort> {
-        self.reading = None;
-        let Some(parcel) = self.shelf.take().await? else { return Ok(None) };
-        self.reading = Some(parcel.memory);
-        Ok(Some(parcel.batch))
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, Abort> {
+        if let Some(batch) = self.batches.recv().await {
+            return Ok(Some(batch));
+        }
+        match self.outcome.take() {
+            None => Ok(None),
+            Some(outcome) => match outcome.await {
+                Ok(done) => done.map(|()| None),
+                // The task panicked: a defect, in the engine or here.
+                Err(_) => {
+                    Err(ServiceError::new(ErrorKind::Internal, "QUERY_ENGINE", "the query failed inside the engine")
+                        .into())
+                }
+            },
+        }
     }
 }
 
@@ -144,29 +154,22 @@ async fn produce(
     ready: Ready,
     execution: &Execution,
     mut limits: Limits,
-    filling: &Filling,
-    watch: &Watch,
+    sender: &mpsc::Sender<RecordBatch>,
 ) -> Result<(), Abort> {
     let Ready { plan, context, schema } = ready;
-    watch.within(open_newest(execution)).await?;
-    let pool = Arc::clone(context.memory_pool());
+    open_newest(execution).await?;
     let mut batches = execute_stream(plan, context).map_err(|error| of_engine(&error))?;
-    loop {
-        let next = async { batches.try_next().await.map_err(|error| of_engine(&error)) };
-        let Some(batch) = watch.within(next).await? else { return Ok(()) };
+    while let Some(batch) = batches.try_next().await.map_err(|error| of_engine(&error))? {
         if batch.num_rows() == 0 {
             continue;
         }
         let batch = conformed(batch, &schema).map_err(|error| of_engine(&error.into()))?;
         limits.take(&batch)?;
-        let bytes = batch_bytes(&batch);
-        let memory = MemoryConsumer::new("answer").register(&pool);
-        memory.try_grow(bytes).map_err(|error| of_engine(&error))?;
-        let waited_from = watch.now();
-        filling.put(Parcel { batch, bytes, memory }).await?;
-        // The reader's time is not the query's.
-        watch.extend_since(waited_from);
+        if sender.send(batch).await.is_err() {
+            break;
+        }
     }
+    Ok(())
 }
 
 /// Opens the newest objects of the plan: a version that does not fit is found before anything is sent, and what stays
@@ -194,8 +197,13 @@ fn conformed(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Arro
 }
 
 impl Answer {
-    pub(crate) fn new(schema: SchemaRef, running: Running) -> Self {
-        Self { schema, running }
+    pub(crate) fn new(
+        schema: SchemaRef,
+        execution: Arc<Execution>,
+        running: Running,
+        first: Option<RecordBatch>,
+    ) -> Self {
+        Self { schema, execution, running, first }
     }
 
     /// The schema of every batch.
@@ -206,10 +214,12 @@ impl Answer {
     /// The next batch, never empty; `None` at the end.
     ///
     /// # Errors
-    /// ABORTED when the lake moved after the first batch, DEADLINE_EXCEEDED when the batches were not taken in time, and
-    /// whatever else ends a query.
+    /// ABORTED when the lake moved after the first batch, and whatever else ends a query.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, ServiceError> {
-        Ok(self.running.next().await?)
+        match self.first.take() {
+            Some(batch) => Ok(Some(batch)),
+            None => Ok(self.running.next().await?),
+        }
     }
 
     /// All batches.
@@ -224,16 +234,14 @@ impl Answer {
         Ok(batches)
     }
 
-    /// How fresh and complete the rows are. The keys that miss are known for certain only at the end. Empty once the
-    /// answer has ended because it was not read.
+    /// How fresh and complete the rows are. The keys that miss are known for certain only at the end.
     pub fn freshness(&self) -> Freshness {
-        self.running.shelf.execution().map(|execution| execution.snapshot.freshness()).unwrap_or_default()
+        self.execution.snapshot.freshness()
     }
 
     /// Bytes of the lake objects that the query's predicates could not exclude.
     pub fn scanned_bytes(&self) -> u64 {
-        let scanned = |execution: Arc<Execution>| execution.scan_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        self.running.shelf.execution().map(scanned).unwrap_or_default()
+        self.execution.scan_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// The batches as a stream.

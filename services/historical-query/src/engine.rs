@@ -211,15 +211,15 @@ impl QueryEngine {
         loop {
             let snapshot = Snapshot::take(self.live.as_ref(), scope, how.allow_partial).await?;
             let attempt = async {
-                let (schema, mut running) =
+                let (schema, execution, mut running) =
                     self.start_plan(snapshot, Arc::clone(&sql), how, started_ns, Arc::clone(&permit)).await?;
-                running.first().await?;
-                Ok::<_, Abort>((schema, running))
+                let first = running.next().await?;
+                Ok::<_, Abort>((schema, execution, running, first))
             };
             match attempt.await {
-                Ok((schema, running)) => {
+                Ok((schema, execution, running, first)) => {
                     metrics::counter!("tidegauge_query_seam_retries_total").increment(tries as u64 - 1);
-                    return Ok(Answer::new(schema, running));
+                    return Ok(Answer::new(schema, execution, running, first));
                 }
                 Err(Abort::SeamMoved(_)) if tries < self.options.seam_tries => tries += 1,
                 Err(abort) => return Err(abort.into()),
@@ -239,7 +239,7 @@ impl QueryEngine {
         how: How,
         started_ns: u64,
         permit: Arc<Permit>,
-    ) -> Result<(SchemaRef, Running), Abort> {
+    ) -> Result<(SchemaRef, Arc<Execution>, Running), Abort> {
         let execution = Arc::new(Execution {
             snapshot,
             objects: Arc::clone(&self.objects),
@@ -264,11 +264,10 @@ impl QueryEngine {
             if abandoned.is_set() {
                 return Err(out_of_time(options.planning_time_max).into());
             }
-            let physical = session::physical(&session, &plan, options.query_memory_bytes);
-            let (session, plan) = handle.block_on(physical).map_err(|e| of_engine(&e))?;
+            let plan = handle.block_on(session::physical(&session, &plan)).map_err(|e| of_engine(&e))?;
             let ready = Ready { plan, context: session.task_ctx(), schema: Arc::clone(&schema) };
-            let running = Running::start(&handle, ready, execution, &options, watch, permit);
-            Ok::<_, Abort>((schema, running))
+            let running = Running::start(&handle, ready, Arc::clone(&execution), &options, watch, permit);
+            Ok::<_, Abort>((schema, execution, running))
         };
         self.planning.run(self.options.planning_time_max, work).await?
     }

@@ -1,8 +1,7 @@
 //! Guards in physical plans, for what the engine's operators do not limit by themselves.
 //!
 //! * Joins and unnesting make many batches out of few: they give the thread back between them, so that a query can be
-//!   ended, and take no wide values, because each is repeated for every row that it meets. What
-//!   they build counts as memory of the query until the next batch.
+//!   ended, and take no wide values, because each is repeated for every row that it meets.
 //! * Window functions hold their input: it counts as memory of the query.
 
 use std::fmt;
@@ -53,8 +52,7 @@ fn guarded(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execution
     if name.contains("Join") || name == "UnnestExec" {
         let narrow = |child: &Arc<dyn ExecutionPlan>| Guard::before(Arc::clone(child), Kind::Narrow) as _;
         let children = plan.children().into_iter().map(narrow).collect();
-        let built = Guard::before(over(plan, children)?, Kind::Built);
-        return Ok(Transformed::yes(Arc::new(CooperativeExec::new(built))));
+        return Ok(Transformed::yes(Arc::new(CooperativeExec::new(over(plan, children)?))));
     }
     if name.contains("WindowAgg") {
         return Ok(Transformed::yes(Guard::before(plan, Kind::Window)));
@@ -71,8 +69,6 @@ fn over(plan: Arc<dyn ExecutionPlan>, children: Vec<Arc<dyn ExecutionPlan>>) -> 
 enum Kind {
     /// Refuses wide values.
     Narrow,
-    /// Counts the batch that its operator has built last.
-    Built,
     /// Counts what its window operator takes in.
     Window,
 }
@@ -132,15 +128,6 @@ impl ExecutionPlan for Guard {
             Kind::Narrow => {
                 let input = self.input.execute(partition, context)?;
                 Ok(Box::pin(Passing { input, check: narrow, held: None }))
-            }
-            Kind::Built => {
-                let memory = Arc::new(MemoryConsumer::new("join").register(context.memory_pool()));
-                let input = self.input.execute(partition, context)?;
-                let check = |batch: &RecordBatch, memory: Option<&MemoryReservation>| match memory {
-                    Some(memory) => memory.try_resize(batch_bytes(batch)),
-                    None => Ok(()),
-                };
-                Ok(Box::pin(Passing { input, check, held: Some(memory) }))
             }
             Kind::Window => {
                 let memory = Arc::new(MemoryConsumer::new("window").register(context.memory_pool()));

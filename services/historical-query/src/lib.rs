@@ -29,7 +29,6 @@ mod planning;
 mod scan;
 mod service;
 mod session;
-mod shelf;
 mod snapshot;
 mod sums;
 mod table;

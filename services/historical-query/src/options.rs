@@ -10,10 +10,6 @@ use tidegauge_core::limits;
 pub struct QueryOptions {
     /// Wall time of one query, waiting for its turn included.
     pub query_time_max: Duration,
-    /// Time that a reader may take nothing of an answer.
-    pub unread_time_max: Duration,
-    /// Time that a query may wait for its reader in all.
-    pub reading_time_max: Duration,
     /// Time that a caller waits for a plan; the planning itself cannot be stopped and is left behind.
     pub planning_time_max: Duration,
     /// Memory of one query.
@@ -55,8 +51,6 @@ impl Default for QueryOptions {
     fn default() -> Self {
         Self {
             query_time_max: limits::QUERY_TIME_MAX,
-            unread_time_max: limits::ANSWER_UNREAD_TIME_MAX,
-            reading_time_max: limits::ANSWER_READING_TIME_MAX,
             planning_time_max: Duration::from_secs(10),
             query_memory_bytes: limits::QUERY_MEMORY_BYTES,
             memory_bytes: 4 * limits::QUERY_MEMORY_BYTES,

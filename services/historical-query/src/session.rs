@@ -32,7 +32,6 @@ use crate::planning::Abandoned;
 use crate::sums;
 use crate::table::{CATALOG, DashboardMetrics, OneCatalog, SCHEMA};
 use crate::watch::Watch;
-use crate::width::widest_row;
 
 /// Rows of a batch inside the engine.
 const BATCH_ROWS: usize = 8_192;
@@ -41,9 +40,6 @@ const BATCH_ROWS_MIN: usize = 64;
 /// Terms of a text that runs with full batches. Longer ones may make more columns, and so get fewer rows at a time: rows
 /// times columns times the bytes of a value is memory that no operator counts.
 const TERMS_FULL_BATCH: usize = 64;
-
-/// Batches of the widest operator that a query's memory takes: one for each of its streams, inputs beside results.
-const BATCHES_IN_MEMORY: usize = 8;
 
 /// Rules of the optimizer between two looks at whether anybody still waits.
 const RULES_UNCHECKED: usize = 4;
@@ -162,22 +158,9 @@ pub(crate) async fn logical(session: &SessionState, statement: Statement) -> Res
     Ok((plan, schema))
 }
 
-/// Makes the physical plan; reads the hour index. The session that runs it has fewer rows in a batch where an operator
-/// makes wide rows: batches are memory that no operator counts.
-pub(crate) async fn physical(
-    session: &SessionState,
-    plan: &LogicalPlan,
-    memory: usize,
-) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
-    let made = session.query_planner().create_physical_plan(plan, session).await?;
-    let rows = (memory / BATCHES_IN_MEMORY / widest_row(&made)).max(1);
-    if rows >= session.config().batch_size() {
-        return Ok((session.clone(), made));
-    }
-    let config = session.config().clone().with_batch_size(rows);
-    let narrow = SessionStateBuilder::new_from_existing(session.clone()).with_config(config).build();
-    let made = narrow.query_planner().create_physical_plan(plan, &narrow).await?;
-    Ok((narrow, made))
+/// Makes the physical plan; reads the hour index.
+pub(crate) async fn physical(session: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    session.query_planner().create_physical_plan(plan, session).await
 }
 
 /// The schema that is announced and streamed.

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
@@ -19,8 +18,8 @@ use crate::planning::Abandoned;
 pub(crate) struct Watch {
     abandoned: Abandoned,
     clock: Arc<dyn Clock>,
-    /// Monotonic; moved on by the time that the query waits for its reader.
-    deadline_ns: Arc<AtomicU64>,
+    /// Monotonic.
+    deadline_ns: u64,
     time_max: Duration,
 }
 
@@ -28,7 +27,7 @@ impl Watch {
     /// Of a query that has `time_max` from the monotonic `started_ns` on, and no more once it is abandoned.
     pub(crate) fn new(abandoned: Abandoned, clock: Arc<dyn Clock>, started_ns: u64, time_max: Duration) -> Self {
         let time_ns = u64::try_from(time_max.as_nanos()).unwrap_or(u64::MAX);
-        Self { abandoned, clock, deadline_ns: Arc::new(started_ns.saturating_add(time_ns).into()), time_max }
+        Self { abandoned, clock, deadline_ns: started_ns.saturating_add(time_ns), time_max }
     }
 
     /// Ends work on behalf of a query that nobody waits for.
@@ -38,22 +37,7 @@ impl Watch {
 
     /// What is left of the query's time.
     pub(crate) fn time_left(&self) -> Duration {
-        Duration::from_nanos(self.deadline_ns.load(Ordering::Relaxed).saturating_sub(self.now()))
-    }
-
-    /// Monotonic.
-    pub(crate) fn now(&self) -> u64 {
-        self.clock.monotonic_ns()
-    }
-
-    /// Gives the query the time since then back.
-    pub(crate) fn extend_since(&self, then_ns: u64) {
-        self.deadline_ns.fetch_add(self.now().saturating_sub(then_ns), Ordering::Relaxed);
-    }
-
-    /// The work, within what is left of the query's time.
-    pub(crate) async fn within<T>(&self, work: impl Future<Output = Result<T, Abort>>) -> Result<T, Abort> {
-        tokio::time::timeout(self.time_left(), work).await.unwrap_or_else(|_| Err(self.out_of_time()))
+        Duration::from_nanos(self.deadline_ns.saturating_sub(self.clock.monotonic_ns()))
     }
 
     /// What the query is told when its time is over.

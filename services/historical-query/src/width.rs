@@ -1,12 +1,7 @@
 //! How large values are.
 
-use std::sync::Arc;
-
 use arrow::array::{Array, ArrayRef, AsArray as _, GenericByteArray};
 use arrow::datatypes::{BinaryType, ByteArrayType, DataType, LargeBinaryType, LargeUtf8Type, Utf8Type};
-use datafusion::physical_plan::ExecutionPlan;
-
-use crate::growth::VALUE_BYTES_MAX;
 
 /// Bytes of the rows of an array, however large the buffers are that it is a part of.
 pub(crate) fn bytes_of(array: &ArrayRef) -> usize {
@@ -40,21 +35,5 @@ pub(crate) fn widest(array: &ArrayRef) -> usize {
         DataType::Struct(_) => array.as_struct().columns().iter().map(widest).fold(0, usize::saturating_add),
         kind if kind.is_nested() => bytes_of(array),
         _ => 0,
-    }
-}
-
-/// Bytes of a row of the operator that makes the widest ones, at most, as far as schemas tell: texts and lists count as
-/// the longest that functions make.
-pub(crate) fn widest_row(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let own = plan.schema().fields().iter().map(|field| value_bytes(field.data_type())).fold(1, usize::saturating_add);
-    plan.children().into_iter().map(widest_row).fold(own, usize::max)
-}
-
-fn value_bytes(kind: &DataType) -> usize {
-    match kind {
-        DataType::Struct(fields) => fields.iter().map(|field| value_bytes(field.data_type())).sum(),
-        DataType::Dictionary(_, value) => value_bytes(value),
-        DataType::Null | DataType::Boolean => 1,
-        kind => kind.primitive_width().unwrap_or(VALUE_BYTES_MAX),
     }
 }

@@ -153,7 +153,6 @@ const BY_REASON: &[(&[&str], Advice)] = &[
         &["QUERY_TIME"],
         Do("narrow it by tenant, metric or time (year, month, day, hour), or raise query.time on the server"),
     ),
-    (&["ANSWER_UNREAD"], Do("read the answer as it comes and keep it, or ask for less with LIMIT; then run it again")),
     (&["PLANNING_TIME"], Do("shorten the text, or run it again when the server is less busy")),
     (
         &["RESULT_LIMIT"],

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tidegauge_core::ErrorKind;
 
-use super::world::{World, key, options, scope};
-use crate::answer::batch_bytes;
-use crate::{How, QueryOptions};
+use super::world::{World, key, options};
+use crate::QueryOptions;
 
 fn repeated(count: usize, part: impl Fn(usize) -> String, between: &str) -> String {
     (0..count).map(part).collect::<Vec<_>>().join(between)
@@ -227,66 +226,4 @@ async fn large_live_hours_are_cut() {
     let batches = world.query(&["a"], "SELECT concat(metric_name, '-x') FROM dashboard_metrics").await.expect("rows");
     assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 30_120);
     assert!(batches.iter().all(|batch| batch.num_rows() <= 8_192));
-}
-
-/// Proves that the rows of a batch follow the widest operator: a row of a megabyte comes in batches that fit the query's
-/// memory many times, wherever the width comes from.
-#[tokio::test]
-async fn wide_rows_come_in_small_batches() {
-    let world = World::with(QueryOptions { query_memory_bytes: 64 << 20, ..options() });
-    world.fill(&key("a"), 1).await;
-    let wide = format!("t AS (SELECT {})", repeated(30, |n| format!("lpad('x', 1024, 'x') c{n}"), ", "));
-    let many = |count| repeated(count, |n| format!("t a{n}"), ", ");
-    let texts = [
-        format!("WITH {wide} SELECT * FROM {}, dashboard_metrics d", many(40)),
-        format!("WITH {wide} SELECT * FROM dashboard_metrics d CROSS JOIN {}", many(10)),
-        format!("WITH {wide} SELECT * FROM t JOIN dashboard_metrics d ON length(t.c0) > d.event_count"),
-        format!("WITH {wide} SELECT t.* FROM t, dashboard_metrics UNION ALL SELECT t.* FROM t, dashboard_metrics"),
-        format!(
-            "SELECT {} FROM dashboard_metrics",
-            repeated(400, |n| format!("rpad(metric_name, 1024, 'x') AS c{n}"), ", ")
-        ),
-    ];
-    for sql in texts {
-        let mut answer = match world.engine.execute(&scope(&["a"]), &sql, How::default()).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{sql}: {error:?}");
-                continue;
-            }
-        };
-        loop {
-            match answer.next().await {
-                Ok(Some(batch)) => {
-                    let bytes = batch_bytes(&batch);
-                    assert!(bytes <= 12 << 20, "{} rows of {bytes} bytes: {sql}", batch.num_rows());
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{sql}: {error:?}");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Proves that an answer which nobody reads gives its place to the next query, and ends by saying why.
-#[tokio::test]
-async fn an_unread_answer_holds_up_nobody() {
-    // No time at all: the first wait for a reader is the last.
-    let world = World::with(QueryOptions { unread_time_max: Duration::ZERO, queries_per_tenant: 1, ..options() });
-    world.fill(&key("a"), 1).await;
-    let sql = "SELECT metric_name FROM dashboard_metrics";
-    let mut unread = world.engine.execute(&scope(&["a"]), sql, How::default()).await;
-    // The end may come before the first batch was looked for; the next query gets the place either way.
-    let next = world.engine.execute(&scope(&["a"]), "SELECT COUNT(*) FROM dashboard_metrics", How::default()).await;
-    for answer in [&mut unread, &mut { next }] {
-        let ended = match answer {
-            Ok(answer) => answer.collect().await.map(|_| ()),
-            Err(error) => Err(error.clone()),
-        };
-        let error = ended.expect_err("it has ended");
-        assert_eq!((error.kind, error.reason), (ErrorKind::DeadlineExceeded, "ANSWER_UNREAD"));
-    }
 }
