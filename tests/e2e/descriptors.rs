@@ -64,9 +64,7 @@ fn history(sequence: u64) -> PublishRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_connections_take_no_file_from_the_log() {
     let folder = TempDir::new().expect("a temporary folder");
-    let options = ServerOptions::quick()
-        .set("TIDEGAUGE_LOG_SEGMENT_BYTES", "256 KiB")
-        .set("TIDEGAUGE_PUBLISH_OBJECTS_PER_SECOND", "1000");
+    let options = ServerOptions::quick().set("TIDEGAUGE_LOG_SEGMENT_BYTES", "256 KiB");
     let mut server = Server::start(folder.path(), &options.clone().wrapped(&WITH_FEW_FILES, folder.path()));
     let token = server.token("admin", "admin", &["tenant-001"]);
     let ours = client(&server, &token, Some("tenant-001")).await;

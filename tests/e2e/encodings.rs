@@ -62,7 +62,7 @@ impl Setup {
             prost::encoding::encode_varint(message.len() as u64, &mut wrapped);
             wrapped.extend(message);
             let decoded: PublishStreamRequest = prost::Message::decode(&wrapped[..]).expect("a request of a stream");
-            assert_eq!(format!("{:?}", decoded.request), format!("{:?}", Some(request)));
+            assert_eq!(decoded.request, Some(request));
             RawPublishStreamRequest(wrapped.into())
         };
         let messages: Vec<_> = messages.into_iter().map(wrap).collect();

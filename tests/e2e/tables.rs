@@ -71,7 +71,7 @@ async fn times_are_as_written_or_refused() {
     let bench = Bench::start();
     let load = |metric: &str, text: &str, format: &str, more: &[&str]| {
         let flags = ["--tenant", TENANT, "--metric", metric, "--time-column", "ts", "--time-format", format];
-        bench.load("times.csv", format!("ts,value\n{text}"), &[&flags[..], more].concat())
+        bench.load(&format!("{metric}.csv"), format!("ts,value\n{text}"), &[&flags[..], more].concat())
     };
     for (format, told) in [
         ("%d/%m/%Y %I:%M:%S", "%I is an hour of a clock with twelve hours"),

@@ -58,7 +58,7 @@ fn every_misfit_is_named() {
         (&by_address, &ca, "not valid for name \"127.0.0.1\"", "stands in the server's certificate"),
         (&secure.endpoint(), &ca, "no connection to http://", "begins with https://"),
         (&to_plain, &ca, "no connection to https://", "begins with http://"),
-        (&to_http, &ca, "404", "the address of gRPC?"),
+        (&to_http, &ca, "no connection to http://", "the address of gRPC?"),
         (&url, &not_pem, "ca has no certificate", ""),
         (&url, "no-such-file.pem", "no-such-file.pem: No such file", ""),
     ] {

@@ -5,6 +5,8 @@
 //! coercion this rule replaces the operators by functions over Arrow's checked kernels. The engine folds a call of
 //! constants like the operator, and an expression keeps its name, so that nothing else in a plan changes.
 
+use std::any::Any;
+
 use arrow::array::{ArrayRef, Datum};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::DataType;
@@ -12,6 +14,7 @@ use arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _};
 use datafusion::common::{DFSchema, DataFusionError, Result};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::utils::merge_schema;
@@ -54,12 +57,12 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 types.is_ok_and(|(left, right)| wraps(&left, &right))
             });
             Ok(match checked {
-                Some(checked) => Transformed::yes(checked.function().call(vec![*left, *right])),
+                Some(checked) => Transformed::yes(chained(*left, checked, *right)),
                 None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
             })
         }
         Expr::Negative(inner) if inner.get_type(schema).is_ok_and(|kind| kind.is_integer()) => {
-            Ok(Transformed::yes(Checked::Negate.function().call(vec![*inner])))
+            Ok(Transformed::yes(ScalarUDF::new_from_impl(CheckedNegate::default()).call(vec![*inner])))
         }
         other => Ok(Transformed::no(other)),
     }
@@ -71,13 +74,28 @@ fn wraps(left: &DataType, right: &DataType) -> bool {
     (left.is_integer() && left == right) || (is_time(left) && is_time(right))
 }
 
+/// `left op right`; if the left side is a chain already, one that is longer. Calls in calls by the thousand would overflow
+/// the stack wherever the engine copies an expression.
+fn chained(left: Expr, op: Checked, right: Expr) -> Expr {
+    if let Expr::ScalarFunction(ScalarFunction { func, mut args }) = left {
+        let chain = (func.inner().as_ref() as &dyn Any).downcast_ref::<CheckedChain>();
+        if let Some(chain) = chain {
+            args.push(right);
+            let ops = chain.ops.iter().copied().chain([op]).collect();
+            return CheckedChain::function(ops).call(args);
+        }
+        let left = Expr::ScalarFunction(ScalarFunction { func, args });
+        return CheckedChain::function(vec![op]).call(vec![left, right]);
+    }
+    CheckedChain::function(vec![op]).call(vec![left, right])
+}
+
 /// A checked operator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Checked {
     Add,
     Subtract,
     Multiply,
-    Negate,
 }
 
 impl Checked {
@@ -90,61 +108,62 @@ impl Checked {
         }
     }
 
-    /// The operator; none for unary minus.
-    fn operator(self) -> Option<Operator> {
+    fn operator(self) -> Operator {
         match self {
-            Self::Add => Some(Operator::Plus),
-            Self::Subtract => Some(Operator::Minus),
-            Self::Multiply => Some(Operator::Multiply),
-            Self::Negate => None,
+            Self::Add => Operator::Plus,
+            Self::Subtract => Operator::Minus,
+            Self::Multiply => Operator::Multiply,
         }
     }
 
-    fn function(self) -> ScalarUDF {
-        let arguments = if self == Self::Negate { 1 } else { 2 };
-        ScalarUDF::new_from_impl(CheckedOperator {
-            checked: self,
-            signature: Signature::any(arguments, Volatility::Immutable),
-        })
+    fn apply(self, left: &ColumnarValue, right: &ColumnarValue) -> Result<ColumnarValue> {
+        let kernel: fn(&dyn Datum, &dyn Datum) -> std::result::Result<ArrayRef, ArrowError> = match self {
+            Self::Add => numeric::add,
+            Self::Subtract => numeric::sub,
+            Self::Multiply => numeric::mul,
+        };
+        apply(left, right, kernel)
     }
 }
 
-/// A checked operator as a function.
+/// Checked operators one after the other, from the left: `((a op b) op c) …`.
 #[derive(PartialEq, Eq, Hash, Debug)]
-struct CheckedOperator {
-    checked: Checked,
+struct CheckedChain {
+    ops: Vec<Checked>,
     signature: Signature,
 }
 
-impl CheckedOperator {
-    /// The expression that the call stands for.
-    fn expression(&self, args: &[Expr]) -> Result<Expr> {
-        match (self.checked.operator(), args) {
-            (Some(op), [left, right]) => {
-                Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left.clone()), op, Box::new(right.clone()))))
-            }
-            (None, [inner]) => Ok(Expr::Negative(Box::new(inner.clone()))),
-            _ => Err(wrong_arguments()),
+impl CheckedChain {
+    fn function(ops: Vec<Checked>) -> ScalarUDF {
+        let signature = Signature::any(ops.len() + 1, Volatility::Immutable);
+        ScalarUDF::new_from_impl(Self { ops, signature })
+    }
+
+    /// The operators between the texts of the operands.
+    fn joined(&self, args: &[Expr], text: impl Fn(&Expr) -> String) -> Result<String> {
+        let (first, rest) = args.split_first().ok_or_else(wrong_arguments)?;
+        let mut joined = text(first);
+        for (op, arg) in self.ops.iter().zip(rest) {
+            joined.push_str(&format!(" {} {}", op.operator(), text(arg)));
         }
+        Ok(joined)
     }
 }
 
-impl ScalarUDFImpl for CheckedOperator {
+impl ScalarUDFImpl for CheckedChain {
     fn name(&self) -> &str {
-        match self.checked {
-            Checked::Add => "checked_add",
-            Checked::Subtract => "checked_subtract",
-            Checked::Multiply => "checked_multiply",
-            Checked::Negate => "checked_negate",
-        }
+        "checked"
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(self.expression(args)?.to_string())
+        self.joined(args, |arg| match arg {
+            Expr::Column(_) | Expr::Literal(..) => arg.to_string(),
+            other => format!("({other})"),
+        })
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(self.expression(args)?.schema_name().to_string())
+        self.joined(args, |arg| arg.schema_name().to_string())
     }
 
     fn signature(&self) -> &Signature {
@@ -152,25 +171,55 @@ impl ScalarUDFImpl for CheckedOperator {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match (self.checked.operator(), types) {
-            (Some(op), [left, right]) => BinaryTypeCoercer::new(left, &op, right).get_result_type(),
-            (None, [inner]) => Ok(inner.clone()),
-            _ => Err(wrong_arguments()),
-        }
+        let (first, rest) = types.split_first().ok_or_else(wrong_arguments)?;
+        self.ops.iter().zip(rest).try_fold(first.clone(), |left, (op, right)| {
+            BinaryTypeCoercer::new(&left, &op.operator(), right).get_result_type()
+        })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let kernel: fn(&dyn Datum, &dyn Datum) -> std::result::Result<ArrayRef, ArrowError> = match self.checked {
-            Checked::Add => numeric::add,
-            Checked::Subtract => numeric::sub,
-            Checked::Multiply => numeric::mul,
-            Checked::Negate => |value, _| numeric::neg(value.get().0),
-        };
-        match args.args.as_slice() {
-            [left, right] => apply(left, right, kernel),
-            [inner] => apply(inner, inner, kernel),
-            _ => Err(wrong_arguments()),
-        }
+        let mut args = args.args.into_iter();
+        let first = args.next().ok_or_else(wrong_arguments)?;
+        self.ops.iter().zip(args).try_fold(first, |left, (op, right)| op.apply(&left, &right))
+    }
+}
+
+/// Checked unary minus.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct CheckedNegate {
+    signature: Signature,
+}
+
+impl Default for CheckedNegate {
+    fn default() -> Self {
+        Self { signature: Signature::any(1, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for CheckedNegate {
+    fn name(&self) -> &str {
+        "checked_negate"
+    }
+
+    fn display_name(&self, args: &[Expr]) -> Result<String> {
+        Ok(format!("(- {})", args.first().ok_or_else(wrong_arguments)?))
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        Ok(format!("(- {})", args.first().ok_or_else(wrong_arguments)?.schema_name()))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        types.first().cloned().ok_or_else(wrong_arguments)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let inner = args.args.first().ok_or_else(wrong_arguments)?;
+        apply(inner, inner, |value, _| numeric::neg(value.get().0))
     }
 }
 

@@ -31,15 +31,18 @@ const READS: usize = 8;
 /// takes over may count anew from its checkpoint.
 type IndexState = (String, u64, u64);
 
+/// The entries of a day, once one scan of the execution has read them.
+type SeenDay = Arc<OnceCell<Arc<[IndexEntry]>>>;
+
 /// What one execution has read of a key's index.
 #[derive(Debug, Default)]
 pub(crate) struct SeenIndex {
     days: OnceCell<Arc<[Day]>>,
-    entries: Mutex<HashMap<Day, Arc<OnceCell<Arc<[IndexEntry]>>>>>,
+    entries: Mutex<HashMap<Day, SeenDay>>,
 }
 
 impl SeenIndex {
-    fn of_day(&self, day: Day) -> Arc<OnceCell<Arc<[IndexEntry]>>> {
+    fn of_day(&self, day: Day) -> SeenDay {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(entries.entry(day).or_default())
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use tidegauge_core::hot::{HotVersion, KeyMeta};
+use tidegauge_core::hot::KeyMeta;
 use tidegauge_core::ids::{Key, ShardId, TenantId};
 use tidegauge_proto::convert::hot::freshness;
 use tidegauge_proto::freshness::v1::Freshness;

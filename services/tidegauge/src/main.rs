@@ -51,7 +51,7 @@ enum Command {
     /// Publish one event, or events from standard input
     Emit(emit::EmitArgs),
     /// Load files of events (NDJSON, CSV); resumes, and counts nothing twice
-    Load(load::LoadArgs),
+    Load(Box<load::LoadArgs>),
     /// Ask with SQL, over live values and history
     Query(query::QueryArgs),
     /// Watch current values as they change
@@ -83,7 +83,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Token(command) => credentials::token(command),
         Command::Key(command) => credentials::key(command),
         Command::Emit(args) => ask(args.connect.clone(), emit::run(args)),
-        Command::Load(args) => ask(args.connect.clone(), load::run(args)),
+        Command::Load(args) => ask(args.connect.clone(), load::run(*args)),
         Command::Query(args) => ask(args.connect.clone(), query::run(args)),
         Command::Watch(args) => ask(args.connect.clone(), watch::run(args)),
         Command::Status(args) => ask(args.connect.clone(), status::run(args)),

@@ -115,7 +115,7 @@ proptest! {
             let stored = Sum::from_parts(value, low, &rest).unwrap();
             prop_assert_eq!(&stored, &part);
             prop_assert_eq!(bits(&stored), bits(&part));
-            merged.merge(if cuts.len() % 2 == 0 { &stored } else { &part });
+            merged.merge(if cuts.len().is_multiple_of(2) { &stored } else { &part });
         }
         prop_assert_eq!(bits(&merged), bits(&whole));
         prop_assert_eq!(&merged, &whole);

@@ -90,13 +90,11 @@ impl Writer {
             return Ok(());
         }
         let names = self.names_of(directory)?;
-        match found {
-            Some(_) => self
-                .probe
+        if found.is_some() {
+            self.probe
                 .before(Step::Delete, &target)
                 .and_then(|()| fs::remove_file(&target))
-                .map_err(|e| StoreError::io(format!("deleting {}", target.display()), e))?,
-            None => {}
+                .map_err(|e| StoreError::io(format!("deleting {}", target.display()), e))?;
         }
         self.sync_renamed(&names);
         Ok(())

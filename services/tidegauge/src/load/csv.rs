@@ -169,6 +169,7 @@ impl<'o> CsvPlan<'o> {
     /// The column that is not there or stands twice, and what is unclear.
     pub(crate) fn new(options: &'o CsvOptions, header: &[Cow<'_, str>], delimiter: u8) -> Result<Self, String> {
         let columns = Columns(header);
+        let time = columns.need(&options.time_column)?;
         let mut values: Vec<(&str, usize)> = Vec::new();
         for name in &options.value_columns {
             if values.iter().any(|(before, _)| before == name) {
@@ -203,7 +204,7 @@ impl<'o> CsvPlan<'o> {
             options,
             delimiter,
             columns: header.len(),
-            time: columns.need(&options.time_column)?,
+            time,
             values,
             metric,
             tenant: options.tenant_column.as_ref().map(|name| columns.need(name)).transpose()?,

@@ -162,8 +162,8 @@ impl TableArgs {
         };
         match kind {
             Kind::Ndjson => Ok(Format::Ndjson { tenant }),
-            Kind::Csv => self.table(tenant, b',').map(Format::Csv),
-            Kind::Tsv => self.table(tenant, b'\t').map(Format::Csv),
+            Kind::Csv => self.table(tenant, b',').map(|table| Format::Csv(Box::new(table))),
+            Kind::Tsv => self.table(tenant, b'\t').map(|table| Format::Csv(Box::new(table))),
         }
     }
 

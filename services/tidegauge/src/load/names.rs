@@ -19,7 +19,7 @@ impl Names {
     pub(crate) fn of_format(format: &Format) -> Self {
         match format {
             Format::Ndjson { .. } => Self::Json,
-            Format::Csv(options) => Self::Csv(Box::new(options.clone())),
+            Format::Csv(options) => Self::Csv(options.clone()),
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
             dimensions: vec![("host".to_owned(), "column:machine".to_owned())],
             ..CsvOptions::of_tenant("t")
         };
-        let csv = Names::of_format(&Format::Csv(options));
+        let csv = Names::of_format(&Format::Csv(Box::new(options)));
         for (field, in_json, in_csv) in [
             ("timestamp", "timestamp", "column when"),
             ("metric_value", "payload.metric_value", "column cpu"),
@@ -96,7 +96,7 @@ mod tests {
             tenant_column: Some("customer".to_owned()),
             ..CsvOptions::of_tenant("t")
         };
-        let long = Names::of_format(&Format::Csv(long));
+        let long = Names::of_format(&Format::Csv(Box::new(long)));
         assert_eq!([long.of("metric_name"), long.of("tenant_id")], ["column series", "column customer"]);
     }
 }

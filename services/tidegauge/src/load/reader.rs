@@ -32,7 +32,7 @@ pub(crate) enum Format {
         tenant: Option<String>,
     },
     /// A table.
-    Csv(CsvOptions),
+    Csv(Box<CsvOptions>),
 }
 
 /// A place between two segments, at which a load can start.
@@ -368,7 +368,7 @@ mod tests {
         let packed = zstd::stream::encode_all(table.as_bytes(), 1).unwrap();
         let mut read_as = Vec::new();
         for (name, content) in [("plain", table.as_bytes()), ("packed", &packed)] {
-            let (path, mut format) = (folder.path().join(name), Format::Csv(options.clone()));
+            let (path, mut format) = (folder.path().join(name), Format::Csv(Box::new(options.clone())));
             std::fs::write(&path, content).unwrap();
             assert_eq!(settle(&path, &mut format).unwrap(), Some(Place { line: 1, offset: 0, bytes: 26 }));
             let bytes = Source::measure(&path).unwrap();

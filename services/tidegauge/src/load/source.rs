@@ -76,6 +76,7 @@ impl Source {
     }
 
     /// Whether it is unpacked on the way.
+    #[cfg(test)]
     pub(crate) fn is_packed(&self) -> bool {
         matches!(self, Self::Packed(_))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tidegauge_core::Key;
+use tidegauge_core::{Key, Ordinal};
 
 use super::super::SessionError;
 use super::super::hot::{HotEvent, HotKey, Push};

@@ -46,6 +46,10 @@ impl VisitorMut for Rewriter {
                 }
                 replace(pattern, |pattern| call(LIKE_ESCAPE, vec![pattern, Expr::Value(escape)]));
             }
+            Expr::AtTimeZone { timestamp, .. } if zones(timestamp) >= ZONES_MAX => {
+                let message = format!("AT TIME ZONE follows itself more than {ZONES_MAX} times");
+                return ControlFlow::Break(Refusal::NotServed(message));
+            }
             Expr::AtTimeZone { .. } => replace(expr, |expr| match expr {
                 Expr::AtTimeZone { timestamp, time_zone } => call(AT_TIME_ZONE, vec![*timestamp, *time_zone]),
                 other => other,
@@ -59,6 +63,23 @@ impl VisitorMut for Rewriter {
         order_by_input(query);
         ControlFlow::Continue(())
     }
+}
+
+/// Calls of AT TIME ZONE in each other that an expression begins with: more of them are no question, and calls in calls by
+/// the thousand would overflow the stack.
+const ZONES_MAX: usize = 8;
+
+fn zones(mut expr: &Expr) -> usize {
+    let mut zones = 0;
+    while let Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = expr
+        && name.0.len() == 1
+        && name.to_string() == AT_TIME_ZONE
+        && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(inner))) = list.args.first()
+    {
+        zones += 1;
+        expr = inner;
+    }
+    zones
 }
 
 fn check_escape(escape: &ValueWithSpan) -> Result<(), Refusal> {

@@ -115,7 +115,7 @@ type Flat = (String, String, f64, i64, Vec<(String, String)>);
 fn load(text: &[u8], options: &CsvOptions) -> Result<(Vec<Flat>, Vec<String>, u64), String> {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(text).unwrap();
-    let mut format = Format::Csv(options.clone());
+    let mut format = Format::Csv(Box::new(options.clone()));
     let refused = |failure: crate::failure::Failure| {
         assert_eq!(failure.code(), EXIT_USAGE, "{failure}");
         failure.message().to_owned()
