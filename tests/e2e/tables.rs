@@ -118,18 +118,18 @@ async fn times_are_as_written_or_refused() {
     assert_eq!(
         rows(&bench.client().await, sql).await,
         [
-            "fold 2026-10-25T01:30:00Z 1.0",
-            "fraction 2026-03-02T07:08:00Z 6.0",
-            "half 2026-03-02T11:00:00Z 2.0",
-            "half 2026-03-02T15:00:00Z 1.0",
-            "hour 2026-03-02T07:00:00Z 1.0",
-            "hour 2026-03-02T23:00:00Z 2.0",
-            "hour.offset 2026-03-02T12:00:00Z 1.0",
-            "leap 2017-01-01T00:00:00Z 1.0",
-            "leap.pattern 2017-01-01T00:00:00Z 1.0",
-            "local 2026-07-02T05:08:00Z 1.0",
-            "offset 2026-03-02T07:08:00Z 1.0",
-            "zone 2026-03-02T12:08:00Z 6.0",
+            "fold 2026-10-25T01:30:00 1.0",
+            "fraction 2026-03-02T07:08:00 6.0",
+            "half 2026-03-02T11:00:00 2.0",
+            "half 2026-03-02T15:00:00 1.0",
+            "hour 2026-03-02T07:00:00 1.0",
+            "hour 2026-03-02T23:00:00 2.0",
+            "hour.offset 2026-03-02T12:00:00 1.0",
+            "leap 2017-01-01T00:00:00 1.0",
+            "leap.pattern 2017-01-01T00:00:00 1.0",
+            "local 2026-07-02T05:08:00 1.0",
+            "offset 2026-03-02T07:08:00 1.0",
+            "zone 2026-03-02T12:08:00 6.0",
         ]
     );
     let sql = "SELECT last_value FROM dashboard_metrics WHERE metric_name = 'fraction'";

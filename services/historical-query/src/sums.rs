@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
@@ -78,6 +78,9 @@ impl AggregateUDFImpl for CheckedSum {
         if !sums_integers(&result) {
             return self.inner.accumulator(args);
         }
+        if !args.is_distinct {
+            return Ok(Box::new(IntegerSum::new(result)));
+        }
         let inner = with_wide(&args, |args| self.inner.accumulator(args))?;
         Ok(Box::new(WideSum { inner, result }))
     }
@@ -108,8 +111,7 @@ impl AggregateUDFImpl for CheckedSum {
         if !sums_integers(&result) || args.is_distinct {
             return self.inner.create_sliding_accumulator(args);
         }
-        let inner = with_wide(&args, |args| self.inner.create_sliding_accumulator(args))?;
-        Ok(Box::new(WideSum { inner, result }))
+        Ok(Box::new(IntegerSum::new(result)))
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {
@@ -133,7 +135,79 @@ fn narrow(sums: &ArrayRef, result: &DataType) -> Result<ArrayRef> {
         .map_err(|error| DataFusionError::Execution(format!("overflow in SUM of integers: {error}")))
 }
 
-/// One sum.
+/// One sum, of all values; without a cast a row, because a window function asks for it row by row.
+#[derive(Debug)]
+struct IntegerSum {
+    sum: i128,
+    /// Values that are not null, or states that had any.
+    count: u64,
+    result: DataType,
+}
+
+impl IntegerSum {
+    fn new(result: DataType) -> Self {
+        Self { sum: 0, count: 0, result }
+    }
+
+    /// Sum and number of the values that are not null.
+    fn of(values: &[ArrayRef]) -> Result<(i128, u64)> {
+        let array = values.first().ok_or_else(|| DataFusionError::Internal("SUM without an argument".to_owned()))?;
+        let sum: i128 = match array.data_type() {
+            DataType::Int64 => array.as_primitive::<Int64Type>().iter().flatten().map(i128::from).sum(),
+            DataType::UInt64 => array.as_primitive::<UInt64Type>().iter().flatten().map(i128::from).sum(),
+            DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().iter().flatten().sum(),
+            other => return Err(DataFusionError::Internal(format!("SUM of integers was given {other}"))),
+        };
+        Ok((sum, (array.len() - array.null_count()) as u64))
+    }
+}
+
+impl Accumulator for IntegerSum {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let (sum, count) = Self::of(values)?;
+        self.sum += sum;
+        self.count += count;
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.count == 0 {
+            return ScalarValue::try_from(&self.result);
+        }
+        let overflow =
+            |_| DataFusionError::Execution(format!("overflow in SUM of integers: {} is too large", self.sum));
+        match self.result {
+            DataType::UInt64 => Ok(ScalarValue::UInt64(Some(u64::try_from(self.sum).map_err(overflow)?))),
+            _ => Ok(ScalarValue::Int64(Some(i64::try_from(self.sum).map_err(overflow)?))),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self)
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let sum = (self.count > 0).then_some(self.sum);
+        Ok(vec![ScalarValue::Decimal128(sum, DECIMAL128_MAX_PRECISION, 0)])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.update_batch(states)
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let (sum, count) = Self::of(values)?;
+        self.sum -= sum;
+        self.count -= count;
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+}
+
+/// One sum of distinct values.
 #[derive(Debug)]
 struct WideSum {
     inner: Box<dyn Accumulator>,
@@ -160,14 +234,6 @@ impl Accumulator for WideSum {
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         self.inner.merge_batch(states)
-    }
-
-    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.inner.retract_batch(&wide(values)?)
-    }
-
-    fn supports_retract_batch(&self) -> bool {
-        self.inner.supports_retract_batch()
     }
 }
 
