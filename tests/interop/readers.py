@@ -165,7 +165,8 @@ def duckdb_reads_the_lake(server: Server, token: str, events: int) -> None:
     ours = list(csv.reader(server.run("query", "-o", "csv", R6, token=token).splitlines()))[1:]
     ours = {(metric, hour): (int(total), float(average)) for metric, hour, total, average in ours}
     theirs = duckdb.sql(R6.replace("dashboard_metrics", table)).fetchall()
-    theirs = {(metric, hour.isoformat()): (total, average) for metric, hour, total, average in theirs}
+    # The files hold UTC without a zone; the command line writes the zone.
+    theirs = {(metric, hour.isoformat() + "Z"): (total, average) for metric, hour, total, average in theirs}
     assert ours.keys() == theirs.keys() and len(ours) == 48, (list(ours)[:3], list(theirs)[:3])
     for key, (total, average) in ours.items():
         assert total == theirs[key][0] and abs(average - theirs[key][1]) <= 1e-9 * abs(average), (key, ours[key])
