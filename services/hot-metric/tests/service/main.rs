@@ -230,8 +230,8 @@ async fn older_streams_end() {
     let again = world.stream(0, 1, 5).await.expect("a new connection of the same owner");
     assert_eq!(reason(&old.answer().await.expect_err("ended")), superseded);
     let version = pb::Version { generation: 5, ordinal: 10, push: 0 };
-    let held =
-        pb::KeyVersion { tenant_id: "a".to_owned(), bucket: 0, version: Some(version), ..pb::KeyVersion::default() };
+    let boundary_unix_nano = update("a", 5, 10, Vec::new()).boundary_unix_nano;
+    let held = pb::KeyVersion { tenant_id: "a".to_owned(), bucket: 0, version: Some(version), boundary_unix_nano };
     assert_eq!(again.versions, [held]);
 
     let mut new = world.stream(0, 1, 6).await.expect("opens");
